@@ -1,0 +1,1 @@
+"""Typed files between stages: versioned, sorted, atomic, hashed."""

@@ -1,0 +1,206 @@
+"""What a training run leaves behind.
+
+Layout of `output/runs/<experiment>/<key>/`:
+
+    run.json          RunIdentity, written once at the first start; guards the directory
+    train.json        TrainManifest, the only file here that Snakemake knows
+    metrics.jsonl     one MetricsRow per logged iteration, ValidationRow per validation
+    tuned.jsonl       the tuned result that this run uses for its whole life
+    checkpoints/iter_0000100/{manifest.json, …}
+    attempts/001/     attempt.json (Attempt), rank logs
+    tensorboard/
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from primus.artifacts.manifest import FileRecord, Manifest
+
+Status = Literal["running", "completed", "preempted", "failed"]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunIdentity(Manifest):
+    """Whose directory this is.
+
+    Attributes:
+        key: identity hash of the train stage.
+        settings: the train stage's identity settings.
+        samples_fingerprint: what the run is trained on.
+        tuned_sha256: hash of the run's copy of the tuned result; null without tuning.
+    """
+
+    kind: ClassVar[str] = "run"
+
+    experiment: str
+    key: str
+    settings: dict[str, Any]
+    samples_fingerprint: str
+    tokenizer_fingerprint: str
+    tuned_sha256: str | None
+
+
+class MetricsRow(_Row):
+    """One logged iteration; averages and rates are over the iterations since the last row.
+
+    Attributes:
+        time: seconds since the epoch.
+        loss: mean cross entropy in nats per token, of this iteration's global batch.
+        grad_norm: before clipping.
+        tokens_per_second: of the whole job.
+        tflops_per_second: model FLOP/s of the whole job / 10^12 (no recomputation counted).
+        peak_share: tflops_per_second over the measured peak of all devices of the job.
+    """
+
+    type: Literal["train"] = "train"
+    attempt: int
+    iteration: int
+    consumed_samples: int
+    consumed_tokens: int
+    time: float
+    loss: float
+    lr: float
+    grad_norm: float | None
+    skipped_iterations: int
+    seconds_per_iteration: float
+    tokens_per_second: float
+    tflops_per_second: float
+    peak_share: float | None
+
+
+class ValidationRow(_Row):
+    """Mean loss over `batches` global batches of the validation split."""
+
+    type: Literal["valid"] = "valid"
+    attempt: int
+    iteration: int
+    time: float
+    loss: float
+    batches: int
+    seconds: float
+
+
+class Attempt(Manifest):
+    """One start of the trainer in a run directory; rewritten when it ends."""
+
+    kind: ClassVar[str] = "attempt"
+
+    number: int
+    status: Status
+    reason: str
+    started: float
+    finished: float | None
+    first_iteration: int
+    last_iteration: int
+    resumed_from: str | None
+    host: str
+    pid: int
+    world_size: int
+
+
+class TunedUse(_Row):
+    """What became of the tuned kernels in an attempt; the numbers count calls.
+
+    Attributes:
+        hits: calls served by a tuned kernel that is not the default.
+        defaults: calls for which the tuned result says that the default is best.
+        misses: calls of problems that the result does not know.
+        problems: per problem (its one-line text) calls and what was applied, or why not.
+    """
+
+    hits: int
+    defaults: int
+    misses: int
+    rejections: int
+    problems: list[dict[str, Any]] = []
+
+
+class CheckpointManifest(Manifest):
+    """A checkpoint directory; written last, so a directory without it is unfinished.
+
+    Attributes:
+        files: every file by path relative to the directory.
+        parent: name of the checkpoint that this attempt resumed from.
+    """
+
+    kind: ClassVar[str] = "checkpoint"
+
+    iteration: int
+    consumed_samples: int
+    key: str
+    parent: str | None
+    attempt: int
+    created: float
+    world_size: int
+    layout: dict[str, int]
+    samples_fingerprint: str
+    tokenizer_fingerprint: str
+    tuned_sha256: str | None
+    code_commit: str
+    code_dirty: bool
+    libraries: dict[str, str]
+    files: dict[str, FileRecord]
+
+
+class Environment(_Row):
+    """Where a run was trained."""
+
+    host: str
+    platform: str
+    device: str
+    devices: int
+    memory_gib: float
+    python: str
+    libraries: dict[str, str]
+    variables: dict[str, str]
+    code_commit: str
+    code_dirty: bool
+
+
+class CheckpointSummary(_Row):
+    """A verified checkpoint of a run, as its train manifest lists it."""
+
+    name: str
+    iteration: int
+    manifest_sha256: str
+    bytes: int
+
+
+class TrainManifest(Manifest):
+    """A finished, verified training run.
+
+    Attributes:
+        peak_tflops_per_device: measured or configured, the denominator of peak_share.
+        validation_loss: at the last iteration; null where eval_iters is 0.
+        checkpoints: every verified checkpoint, oldest first.
+    """
+
+    kind: ClassVar[str] = "train"
+
+    experiment: str
+    key: str
+    iteration: int
+    consumed_samples: int
+    consumed_tokens: int
+    loss: float
+    validation_loss: float | None
+    parameters: int
+    flops_per_token: float
+    seconds: float
+    tokens_per_second: float
+    peak_tflops_per_device: float | None
+    attempts: int
+    samples_fingerprint: str
+    data_fingerprint: str
+    tokenizer_fingerprint: str
+    tuned: TunedUse | None
+    settings: dict[str, Any]
+    environment: Environment
+    checkpoints: list[CheckpointSummary]
+    warnings: list[str] = []

@@ -1,0 +1,24 @@
+"""All keys of an experiment in one flat namespace."""
+
+from __future__ import annotations
+
+from primus.config.schema.architecture import Architecture
+from primus.config.schema.data import Data
+from primus.config.schema.hardware import Hardware
+from primus.config.schema.keys import Name, key
+from primus.config.schema.parallel import Parallel
+from primus.config.schema.training import Training
+from primus.config.schema.tuning import GemmTuning
+
+
+class Settings(Training, Parallel, Data, Hardware, Architecture):
+    """A resolved experiment: every key has its value.
+
+    The layers, later ones win: schema defaults, `configs/models/<model>.yaml`,
+    `configs/hardware/<hardware>.yaml`, `configs/<experiment>.yaml`, `--config` on the command line.
+    """
+
+    experiment: Name = key(doc="Name of the file under configs/.")
+    model: Name = key(doc="Name of the file under configs/models.")
+    hardware: Name = key("auto", doc="Name under configs/hardware; auto: what this machine has.")
+    gemm_tuning: GemmTuning = key(GemmTuning(), doc="Offline GEMM tuning.")

@@ -1,0 +1,54 @@
+"""Offline GEMM tuning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from primus.config.schema.keys import Keys, key
+
+
+class GemmTuning(Keys):
+    """Keys of the shape dump and of the search for faster kernels."""
+
+    enabled: bool = key(True, doc="Tune, and train with the result.", identity="tune")
+    shapes: Literal["record", "trace"] = key(
+        "record",
+        doc="Shapes from real training steps, or from a trace without memory or device.",
+        identity="shapes",
+    )
+    record_iters: int = key(
+        2, doc="Training steps of a record; all must agree.", identity="shapes", ge=1
+    )
+    budget_minutes: float = key(
+        30.0, doc="Time for measurements; stops with the best so far.", identity="tune", gt=0
+    )
+    coverage: float = key(
+        0.95,
+        doc="Share of the GEMM time that is tuned, largest problems first.",
+        identity="tune",
+        gt=0,
+        le=1,
+    )
+    min_gain: float = key(
+        0.05,
+        doc="A kernel replaces the default only if it is faster by this share, twice.",
+        identity="tune",
+        ge=0,
+        lt=1,
+    )
+    problem_timeout_seconds: float = key(
+        120.0, doc="Time limit for one problem.", identity="tune", gt=0
+    )
+    allow_lossy: bool = key(False, doc="Also consider kernels of lower precision.", identity="tune")
+    require: bool = key(
+        True, doc="A run in which no tuned kernel could be applied is an error.", option="train"
+    )
+    workers: int | None = key(
+        None, doc="Measuring processes at a time; null: one per device.", option="tune", ge=1
+    )
+    store: str = key(
+        "output/gemm/store", doc="Directory of every problem ever tuned.", option="tune"
+    )
+    replay_file: str | None = key(
+        None, doc="Recorded timings for gemm_backend replay.", identity="tune"
+    )
