@@ -62,20 +62,12 @@ def key(
     A key without any stage is read only by checks and by the pipeline itself.
     """
     affects = Affects(identity=_several(identity), extent=_several(extent), option=_several(option))
-    return Field(default, description=doc, json_schema_extra={"affects": _plain(affects)}, **bounds)
+    return Field(default, description=doc, json_schema_extra=_plain(affects), **bounds)
 
 
 def _several(stages: Stage | tuple[Stage, ...]) -> tuple[Stage, ...]:
     return (stages,) if isinstance(stages, str) else stages
 
 
-def _plain(affects: Affects) -> dict[str, list[str]]:
-    return {
-        how: list(stages)
-        for how, stages in (
-            ("identity", affects.identity),
-            ("extent", affects.extent),
-            ("option", affects.option),
-        )
-        if stages
-    }
+def _plain(affects: Affects) -> dict[str, Any]:
+    return {"affects": {how: list(stages) for how, stages in vars(affects).items() if stages}}

@@ -1,0 +1,158 @@
+"""The frozen settings of one stage: all that the stage may read, and nothing else.
+
+The file's name carries a hash of its content (`settings_digest`), so that a YAML file edited while
+a job waits in a queue cannot leak into the job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from primus.artifacts.files import atomic_write
+from primus.config.schema.keys import STAGES, Stage
+from primus.errors import ArtifactError
+
+KIND = "settings"
+VERSION = 1
+
+
+class Values:
+    """A read-only group of keys; reading one that is not there is an error, not a default."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values = dict(values)
+        self._where = where
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            value = self._values[name]
+        except KeyError:
+            raise AttributeError(
+                f"{self._where} does not declare the key {name!r}: "
+                "declare the stage beside the key in primus/config/schema"
+            ) from None
+        return Values(value, f"{self._where}.{name}") if isinstance(value, dict) else value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plain values, nested groups as dictionaries."""
+        return dict(self._values)
+
+
+class StageSettings(Values):
+    """What one stage may read of a resolved experiment.
+
+    Attributes:
+        stage: which stage.
+        experiment: name of the experiment.
+        key: identity hash of the stage; part of the path of its artefact.
+        identity, extent: the tracked values; `options` the untracked ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        experiment: str,
+        key: str,
+        identity: Mapping[str, Any],
+        extent: Mapping[str, Any],
+        options: Mapping[str, Any],
+        upstream: Mapping[str, str],
+    ) -> None:
+        super().__init__(_merge(_merge(identity, extent), options), f"stage {stage}")
+        self.stage, self.experiment, self.key = stage, experiment, key
+        self.identity, self.extent = dict(identity), dict(extent)
+        self.options, self.upstream = dict(options), dict(upstream)
+
+    @classmethod
+    def of(
+        cls, stage: Stage, values: Mapping[str, Any], *, experiment: str = "test", key: str = "key"
+    ) -> Self:
+        """Settings made by hand, all of them identity (for tests and benchmarks)."""
+        return cls(
+            stage=stage,
+            experiment=experiment,
+            key=key,
+            identity=values,
+            extent={},
+            options={},
+            upstream={},
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write the frozen file."""
+        content = {
+            "kind": KIND,
+            "schema_version": VERSION,
+            "stage": self.stage,
+            "experiment": self.experiment,
+            "key": self.key,
+            "identity": self.identity,
+            "extent": self.extent,
+            "options": self.options,
+            "upstream": self.upstream,
+        }
+        with atomic_write(path) as stream:
+            json.dump(content, stream, indent=2, sort_keys=True)
+            stream.write("\n")
+
+    @classmethod
+    def load(cls, path: Path | str, stage: Stage, options: Mapping[str, Any] | None = None) -> Self:
+        """Read the frozen file of `stage`; `options` replace the untracked values in it.
+
+        Raises:
+            ArtifactError: the file is missing, not a settings file, or of another stage.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{path}: cannot read the settings: {error}") from error
+        if not isinstance(content, dict) or content.pop("kind", None) != KIND:
+            raise ArtifactError(f"{path}: is not a frozen settings file")
+        version, found = content.pop("schema_version", None), content.get("stage")
+        if version != VERSION or found != stage or found not in STAGES:
+            raise ArtifactError(
+                f"{path}: settings version {version!r} of stage {found!r}, "
+                f"wanted version {VERSION} of stage {stage!r}"
+            )
+        content["options"] = _merge(content["options"], options or {})
+        return cls(**content)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[name] = _merge(old, value) if both and old is not None else value
+    return merged
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--settings` and `--options`, which every stage takes."""
+    parser.add_argument(
+        "--settings", type=Path, required=True, help="frozen settings of this stage (JSON)"
+    )
+    parser.add_argument(
+        "--options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="untracked settings that replace those in the file, e.g. '{\"log_interval\": 5}'",
+    )
+
+
+def load_settings(args: argparse.Namespace, stage: Stage) -> StageSettings:
+    """The settings that the common arguments name."""
+    return StageSettings.load(args.settings, stage, args.options)
