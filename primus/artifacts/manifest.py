@@ -9,8 +9,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
-from primus.artifacts.files import atomic_write, sha256_file
 from primus.errors import ArtifactError
+from primus.files import atomic_write, sha256_file
 
 
 class Manifest(BaseModel):

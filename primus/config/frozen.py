@@ -14,9 +14,9 @@ from typing import Any
 
 from typing_extensions import Self
 
-from primus.artifacts.files import atomic_write
 from primus.config.schema.keys import STAGES, Stage
 from primus.errors import ArtifactError
+from primus.files import atomic_write
 
 KIND = "settings"
 VERSION = 1
