@@ -1,0 +1,1 @@
+"""GEMM problems: recording, tuning, and applying what was found."""

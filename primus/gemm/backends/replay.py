@@ -1,0 +1,150 @@
+"""Plays recorded timings, so that the search can be tested without the hardware.
+
+The recording is a JSON file:
+
+    {"kind": "gemm-replay", "seed": 0, "stack": {"device": "planted"},
+     "peak_tflops": {"f32_r": 0.1},
+     "noise": {"sigma": 0.02, "spike_share": 0.1, "spike_factor": 1.5},
+     "problems": [{"problem": {"m": 8, …},
+                   "candidates": {"default": {"us": [10.0]},
+                                  "fast": {"us": [9.0, 9.1], "numerics": "exact"},
+                                  "stuck": {"us": [1.0], "fault": "hang"}}}]}
+
+Samples of a candidate are played in order, over and over; `noise` (optional) multiplies each by a
+log-normal factor, and some by `spike_factor`. `fault` is "hang", "crash" or "refuse".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from primus.errors import ArtifactError, UnavailableError
+from primus.gemm.backends.base import Backend, BackendSpec, Numerics, NumericsClass
+from primus.gemm.problem import Problem
+from primus.gemm.stack import Stack
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Noise(_Part):
+    """Random factors on every sample."""
+
+    sigma: float = 0.0
+    spike_share: float = 0.0
+    spike_factor: float = 1.0
+
+
+class RecordedCandidate(_Part):
+    """The samples of one candidate in microseconds, and how it misbehaves."""
+
+    us: list[float]
+    numerics: NumericsClass = "exact"
+    fault: Literal["hang", "crash", "refuse"] | None = None
+
+
+class RecordedProblem(_Part):
+    """A problem and its candidates, the default first."""
+
+    problem: dict[str, Any]
+    candidates: dict[str, RecordedCandidate]
+
+
+class Recording(_Part):
+    """The file that `gemm_tuning.replay_file` names."""
+
+    kind: Literal["gemm-replay"] = "gemm-replay"
+    seed: int = 0
+    stack: dict[str, str] = {}
+    peak_tflops: dict[str, float] = {}
+    noise: Noise = Noise()
+    problems: list[RecordedProblem]
+
+
+class ReplayBackend(Backend):
+    """Answers from a recording; its samples depend on nothing but the file and the order."""
+
+    name = "replay"
+    bytes_per_us = 1e6
+
+    def __init__(self, spec: BackendSpec) -> None:
+        super().__init__(spec)
+        if spec.replay_file is None:
+            raise UnavailableError(
+                "gemm_backend = replay: gemm_tuning.replay_file is not set. Fix: name a recording"
+            )
+        self._recording = load_recording(spec.replay_file)
+        self._candidates = {
+            Problem.from_json(entry.problem): entry.candidates for entry in self._recording.problems
+        }
+        self._played: dict[tuple[Problem, str], int] = {}
+        self._random: dict[Problem, random.Random] = {}
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def stack(self) -> Stack:
+        libraries = dict(self._recording.stack)
+        device = libraries.pop("device", "recorded")
+        candidates = libraries.pop("candidates", "recorded")
+        return Stack(backend=self.name, device=device, libraries=libraries, candidates=candidates)
+
+    def candidates(self, problem: Problem) -> tuple[str, ...]:
+        return tuple(self._candidates.get(problem, ()))
+
+    def measure(self, problem: Problem, candidate: str) -> float:
+        recorded = self._candidates[problem][candidate]
+        if recorded.fault == "hang":
+            time.sleep(86400)
+        if recorded.fault == "crash":
+            os._exit(3)
+        if recorded.fault == "refuse":
+            raise RuntimeError("the recording says that it refuses this problem")
+        place = self._played.get((problem, candidate), 0)
+        self._played[problem, candidate] = place + 1
+        return recorded.us[place % len(recorded.us)] * self._factor(problem)
+
+    def _factor(self, problem: Problem) -> float:
+        noise = self._recording.noise
+        if problem not in self._random:
+            self._random[problem] = random.Random(f"{self._recording.seed} {problem.key}")
+        source = self._random[problem]
+        factor = math.exp(source.gauss(0.0, noise.sigma))
+        return factor * (noise.spike_factor if source.random() < noise.spike_share else 1.0)
+
+    def numerics(self, problem: Problem, candidate: str) -> Numerics:
+        kind = self._candidates[problem][candidate].numerics
+        return Numerics(kind, {"exact": 1.0, "rounding": 1.1, "lossy": 100.0}[kind])
+
+    def peak(self, type_name: str) -> float:
+        try:
+            return self._recording.peak_tflops[type_name]
+        except KeyError:
+            raise RuntimeError(f"the recording has no peak of {type_name}") from None
+
+
+def load_recording(path: Path | str) -> Recording:
+    """Read a recording.
+
+    Raises:
+        ArtifactError: the file is missing or not a recording.
+    """
+    try:
+        return Recording.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot read the recording: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path}: {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON: {error}") from error

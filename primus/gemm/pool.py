@@ -1,0 +1,218 @@
+"""Worker processes, each with one request at a time and a time limit per request."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import Self
+
+from primus.errors import PrimusError
+from primus.gemm.backends.base import BackendSpec
+
+# Loading torch from a slow network file system takes its time; this is no measurement.
+START_SECONDS = 300.0
+
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request.
+
+    Attributes:
+        content: the worker's answer; empty when there is none.
+        failure: why there is none.
+        timed_out: the failure is the time limit.
+    """
+
+    content: dict[str, Any]
+    failure: str | None = None
+    timed_out: bool = False
+
+
+class _Worker:
+    """One process; killed with all of its children."""
+
+    def __init__(self, spec: BackendSpec, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "primus.gemm.worker", json.dumps(spec.to_json())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        self._pending = b""
+        self.ready = False
+        self.deadline = time.monotonic() + START_SECONDS
+
+    def fileno(self) -> int:
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def send(self, request: Mapping[str, Any], seconds: float) -> None:
+        assert self._process.stdin is not None
+        self.deadline = time.monotonic() + seconds
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has just died; reading from it says how
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """The lines that have come; None when the process has ended."""
+        chunk = os.read(self.fileno(), 1 << 16)
+        if not chunk:
+            return None
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def kill(self) -> str:
+        """End it, and say how it had ended."""
+        if self._process.poll() is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it went by itself in the meantime
+        status = self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass  # what was still buffered has no reader
+        return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+class Pool(Generic[Tag]):
+    """Up to `workers` processes of one backend, started when the first request comes.
+
+    Use it as a context manager: leaving it ends every process.
+    """
+
+    def __init__(
+        self, spec: BackendSpec, workers: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        threads = {"OMP_NUM_THREADS": str(spec.threads), "MKL_NUM_THREADS": str(spec.threads)}
+        self._spec, self._size = spec, workers
+        self._environment = {**(environment or {}), **(threads if spec.threads else {})}
+        self._idle: list[_Worker] = []
+        self._busy: dict[_Worker, tuple[Tag, Mapping[str, Any]]] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in [*self._idle, *self._busy]:
+            self._end(worker)
+        self._idle, self._busy = [], {}
+        self._selector.close()
+
+    def run(
+        self,
+        requests: Iterable[tuple[Tag, Mapping[str, Any]]],
+        *,
+        timeout: float,
+        deadline: float = float("inf"),
+    ) -> Iterator[tuple[Tag, Answer]]:
+        """Yield each request's tag and answer, in the order in which they come.
+
+        Requests are taken from the iterable one by one as workers become free.
+
+        Args:
+            timeout: seconds for one request, without the worker's start.
+            deadline: `time.monotonic()` at which everything stops; what is unanswered then,
+                begun or not, is never yielded.
+
+        Raises:
+            PrimusError: a worker cannot even load the backend.
+        """
+        queue = iter(requests)
+        while True:
+            while len(self._busy) < self._size and time.monotonic() < deadline:
+                item = next(queue, None)
+                if item is None:
+                    break
+                self._give(*item, timeout)
+            if not self._busy:
+                return
+            yield from self._collect(timeout, deadline)
+            if time.monotonic() >= deadline:
+                for worker in list(self._busy):
+                    self._end(worker)
+                self._busy.clear()
+                return
+
+    def _give(self, tag: Tag, request: Mapping[str, Any], timeout: float) -> None:
+        worker = self._idle.pop() if self._idle else self._start()
+        self._busy[worker] = (tag, request)
+        if worker.ready:
+            worker.send(request, timeout)
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self._spec, self._environment)
+        self._selector.register(worker, selectors.EVENT_READ)
+        return worker
+
+    def _end(self, worker: _Worker) -> str:
+        self._selector.unregister(worker)
+        return worker.kill()
+
+    def _collect(self, timeout: float, deadline: float) -> Iterator[tuple[Tag, Answer]]:
+        """Wait for the next event and yield the answers that it brings."""
+        first = min(deadline, *(worker.deadline for worker in self._busy))
+        wait = max(0.0, first - time.monotonic())
+        for key, _ in self._selector.select(None if wait == float("inf") else wait):
+            worker = key.fileobj
+            assert isinstance(worker, _Worker)
+            lines = worker.read()
+            if lines is None:
+                yield from self._died(worker)
+                continue
+            for line in lines:
+                yield from self._hear(worker, line, timeout)
+        now = time.monotonic()
+        for worker in [w for w in self._busy if w.deadline <= now]:
+            tag, _ = self._busy.pop(worker)
+            self._end(worker)
+            if not worker.ready:
+                raise PrimusError(f"a measuring process did not start in {START_SECONDS:.0f} s")
+            yield tag, Answer({}, f"timeout after {timeout:g} s", timed_out=True)
+
+    def _hear(
+        self, worker: _Worker, line: dict[str, Any], timeout: float
+    ) -> Iterator[tuple[Tag, Answer]]:
+        tag, request = self._busy[worker]
+        if not worker.ready:
+            worker.ready = True
+            worker.send(request, timeout)
+            return
+        del self._busy[worker]
+        self._idle.append(worker)
+        error = line.get("error")
+        yield tag, Answer({}, str(error)) if error is not None else Answer(line)
+
+    def _died(self, worker: _Worker) -> Iterator[tuple[Tag, Answer]]:
+        how = self._end(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+            return
+        tag, _ = self._busy.pop(worker)
+        if not worker.ready:
+            raise PrimusError(f"a measuring process ended at its start with {how}")
+        yield tag, Answer({}, f"the measuring process ended with {how}")

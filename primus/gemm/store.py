@@ -1,0 +1,109 @@
+"""Every problem ever timed: one file per problem under the stack that it was timed on.
+
+    <store>/<stack>/stack.json            what the times hold for
+    <store>/<stack>/<problem>.json        raw samples of all candidates, or why there are none
+    <store>/<stack>/peak.<type>.json      measured peak of `torch.mm`
+
+Files appear by rename, so that any number of processes may read and write at once; two that time
+the same problem leave the later result. The store holds times, never choices: settings such as
+min_gain play no part in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from primus.artifacts.manifest import Manifest
+from primus.errors import ArtifactError
+from primus.files import canonical_json, sha256_text
+from primus.gemm.measure import MEASUREMENT_VERSION, CandidateTimes
+from primus.gemm.problem import Problem
+from primus.gemm.stack import Stack
+
+
+class StackFile(Manifest):
+    """Says what the times of a directory hold for."""
+
+    kind: ClassVar[str] = "gemm-stack"
+
+    stack: dict[str, Any]
+    measurement: int
+
+
+class Times(Manifest):
+    """What was measured of one problem.
+
+    Attributes:
+        candidates: in the order of the backend, the default first; empty after a failure.
+        failure: why there are no times; null when there are.
+        limit_seconds: the time limit under which it failed by lasting too long; else null.
+    """
+
+    kind: ClassVar[str] = "gemm-times"
+
+    problem: dict[str, Any]
+    candidates: list[tuple[str, CandidateTimes]] = []
+    failure: str | None = None
+    limit_seconds: float | None = None
+
+    def settles(self, timeout: float) -> bool:
+        """Whether measuring again under this time limit (seconds) is pointless."""
+        return self.limit_seconds is None or self.limit_seconds >= timeout
+
+
+class PeakFile(Manifest):
+    """Measured maximum of `torch.mm` in 10^12 FLOP/s."""
+
+    kind: ClassVar[str] = "gemm-peak"
+
+    type: str
+    tflops: float
+
+
+class Store:
+    """The times of one stack."""
+
+    def __init__(self, root: Path | str, stack: Stack) -> None:
+        content = {"stack": stack.to_json(), "measurement": MEASUREMENT_VERSION}
+        key = sha256_text(canonical_json(content))[:16]
+        self.directory = Path(root) / key
+        self._stack = StackFile(stack=stack.to_json(), measurement=MEASUREMENT_VERSION)
+
+    def _prepare(self) -> None:
+        path = self.directory / "stack.json"
+        if not path.exists():
+            self._stack.save(path)
+            return
+        found = StackFile.load(path)
+        if canonical_json(found.model_dump()) != canonical_json(self._stack.model_dump()):
+            raise ArtifactError(f"{path}: is not the stack that its directory is named after")
+
+    def get(self, problem: Problem) -> Times | None:
+        """The times of a problem, or None.
+
+        Raises:
+            ArtifactError: its file is damaged, or is of another problem.
+        """
+        path = self.directory / f"{problem.key}.json"
+        if not path.exists():
+            return None
+        times = Times.load(path)
+        if Problem.from_json(times.problem) != problem:
+            raise ArtifactError(f"{path}: holds {times.problem}, wanted {problem.to_json()}")
+        return times
+
+    def put(self, times: Times) -> None:
+        """Keep the times of a problem, in place of older ones."""
+        self._prepare()
+        times.save(self.directory / f"{Problem.from_json(times.problem).key}.json")
+
+    def get_peak(self, type_name: str) -> float | None:
+        """Measured peak in 10^12 FLOP/s for operands of a GEMM type, or None."""
+        path = self.directory / f"peak.{type_name}.json"
+        return PeakFile.load(path).tflops if path.exists() else None
+
+    def put_peak(self, type_name: str, tflops: float) -> None:
+        """Keep a measured peak."""
+        self._prepare()
+        PeakFile(type=type_name, tflops=tflops).save(self.directory / f"peak.{type_name}.json")
