@@ -1,0 +1,143 @@
+"""What `report.json` holds: the verdict and every headline figure, with what they were made of."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from primus.artifacts.manifest import FileRecord, Manifest
+
+Outcome = Literal["ok", "warning", "failed", "absent"]
+Verdict = Literal["passed", "warnings", "failed"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Check(_Part):
+    """One question that the report asks of a run, and its answer in words.
+
+    Attributes:
+        outcome: "failed" makes the whole report a failed one; "absent": not applicable here.
+    """
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+
+class Spread(_Part):
+    """Percentiles of a rate over the logged rows, each row weighted once."""
+
+    p5: float
+    median: float
+    p95: float
+
+
+class TimeBudget(_Part):
+    """Where the wall time between the first start and the end went; seconds.
+
+    Attributes:
+        compute: iterations that are part of the result.
+        validation: validation passes that are part of the result.
+        lost: iterations that were run again after a restart.
+        other: the rest of the attempts: start-up, checkpoints, resuming.
+        between: from the end of one attempt to the start of the next.
+    """
+
+    compute: float
+    validation: float
+    lost: float
+    other: float
+    between: float
+
+
+class TuningFigures(_Part):
+    """GEMM time of one microbatch on one rank before and after tuning, weighted by calls.
+
+    Attributes:
+        default_us, tuned_us: sum over the timed problems of calls times microseconds.
+        timed_calls, calls: calls per microbatch whose problem was timed, and all of them.
+        microbatches: per iteration and rank; null where the settings are not known.
+        saving: 1 - tuned_us / default_us.
+        expected_step_saving: share of an iteration that the chosen kernels should save, from
+            their times alone; null where the run does not use them.
+        hits, defaults, misses, rejections: calls during training; null where not reported.
+    """
+
+    problems: int
+    timed_problems: int
+    improved_problems: int
+    calls: int
+    timed_calls: int
+    microbatches: int | None
+    default_us: float
+    tuned_us: float
+    saving: float | None
+    expected_step_saving: float | None
+    hits: int | None
+    defaults: int | None
+    misses: int | None
+    rejections: int | None
+
+
+class Headline(_Part):
+    """Every headline figure of a report.
+
+    Attributes:
+        rows: rows of metrics.jsonl that are part of the result.
+        lost_iterations: iterations that were run again after a restart.
+        unigram_entropy: nats per token, of the training text.
+        wall_seconds: from the first start to the end of the last attempt.
+        device_hours: sum over attempts of duration times ranks.
+        effective_share: time_budget.compute over wall_seconds.
+    """
+
+    iterations: int
+    train_iters: int | None
+    consumed_samples: int
+    consumed_tokens: int
+    rows: int
+    superseded_rows: int
+    lost_iterations: int
+    final_loss: float
+    validation_loss: float | None
+    best_validation_loss: float | None
+    unigram_entropy: float
+    parameters: int
+    flops_per_token: float
+    tokens_per_second: Spread
+    tflops_per_second: Spread
+    peak_share: Spread | None
+    seconds_per_iteration: Spread
+    skipped_iterations: int
+    attempts: int
+    wall_seconds: float
+    device_hours: float
+    time_budget: TimeBudget
+    effective_share: float
+    checkpoints: int
+    checkpoint_bytes: int
+    tuning: TuningFigures | None
+
+
+class ReportManifest(Manifest):
+    """The machine-readable half of a report.
+
+    Attributes:
+        inputs: every file read by its path relative to this file, as it was then.
+        arguments: the report's own inputs by option name, relative to this file.
+    """
+
+    kind: ClassVar[str] = "report"
+
+    experiment: str
+    key: str
+    verdict: Verdict
+    summary: str
+    checks: list[Check]
+    headline: Headline
+    inputs: dict[str, FileRecord]
+    arguments: dict[str, list[str]]

@@ -1,0 +1,179 @@
+"""metrics.jsonl as one curve: the rows that are part of the result, and those run again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+from statistics import multimode
+
+from pydantic import ValidationError
+
+from primus.artifacts.run import Attempt, MetricsRow, ValidationRow
+from primus.errors import ArtifactError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """The iterations `base < i <= last` that an attempt contributed to the result."""
+
+    attempt: int
+    base: int
+    last: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The metrics of a run over all attempts.
+
+    Attributes:
+        train, valid: rows that are part of the result, by iteration.
+        superseded: training rows of iterations that a later attempt ran again.
+        spans: per attempt what it contributed.
+        bad_lines: `file:line` of every line that is no row.
+    """
+
+    train: list[MetricsRow]
+    valid: list[ValidationRow]
+    superseded: list[MetricsRow] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    bad_lines: list[str] = field(default_factory=list)
+
+    def covered(self) -> Iterator[tuple[MetricsRow, int]]:
+        """Every row of the result with the number of iterations that it averages over."""
+        base = {span.attempt: span.base for span in self.spans}
+        for attempt, rows in groupby(self.train, key=lambda row: row.attempt):
+            before = base.get(attempt, 0)
+            for row in rows:
+                yield row, max(row.iteration - before, 0)
+                before = row.iteration
+
+
+def read_metrics(path: Path, attempts: Sequence[Attempt]) -> Curve:
+    """Read metrics.jsonl and sort its rows into the result and what was run again.
+
+    Raises:
+        ArtifactError: the file is missing or holds no training row.
+    """
+    train: list[MetricsRow] = []
+    valid: list[ValidationRow] = []
+    bad: list[str] = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot read the metrics: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if isinstance(row, MetricsRow):
+            train.append(row)
+        elif isinstance(row, ValidationRow):
+            valid.append(row)
+        else:
+            bad.append(f"{path.name}:{number}")
+    if not train:
+        raise ArtifactError(f"{path}: holds no training row, so there is nothing to report")
+    return _merge(train, valid, attempts, bad)
+
+
+def _row(line: str) -> MetricsRow | ValidationRow | None:
+    try:
+        content = json.loads(line)
+        kind = ValidationRow if content.get("type") == "valid" else MetricsRow
+        return kind.model_validate(content)
+    except (ValueError, AttributeError, ValidationError):
+        return None
+
+
+def resume_base(attempt: Attempt) -> int:
+    """The iteration after which an attempt started: that of the checkpoint it resumed from."""
+    if attempt.resumed_from is None:
+        return 0
+    digits = re.search(r"(\d+)$", attempt.resumed_from)
+    return int(digits.group(1)) if digits else max(attempt.first_iteration - 1, 0)
+
+
+def _merge(
+    train: list[MetricsRow],
+    valid: list[ValidationRow],
+    attempts: Sequence[Attempt],
+    bad: list[str],
+) -> Curve:
+    """Keep of each attempt what no later attempt ran again."""
+    base = {attempt.number: resume_base(attempt) for attempt in attempts}
+    last = {attempt.number: attempt.last_iteration for attempt in attempts}
+    for row in train:
+        base.setdefault(row.attempt, 0)
+        last[row.attempt] = max(last.get(row.attempt, 0), row.iteration)
+    end: dict[int, float] = {}
+    bound = float("inf")
+    for number in sorted(base, reverse=True):
+        end[number] = bound
+        bound = min(bound, base[number])
+    kept = [row for row in train if row.iteration <= end[row.attempt]]
+    return Curve(
+        train=sorted(kept, key=lambda row: (row.iteration, row.attempt)),
+        valid=sorted(
+            (row for row in valid if row.iteration <= end.get(row.attempt, float("inf"))),
+            key=lambda row: (row.iteration, row.attempt),
+        ),
+        superseded=[row for row in train if row.iteration > end[row.attempt]],
+        spans=[
+            Span(attempt=number, base=base[number], last=int(min(end[number], last[number])))
+            for number in sorted(base)
+            if min(end[number], last[number]) > base[number]
+        ],
+        bad_lines=bad,
+    )
+
+
+def gaps(curve: Curve, log_interval: int | None) -> list[str]:
+    """Where rows are missing or contradict each other, in words; empty for complete metrics.
+
+    A row may stand at most one log interval behind the row before it. The interval is what most
+    rows of an attempt keep to, because it may differ between attempts.
+    """
+    found = []
+    rows_of = {
+        number: [row.iteration for row in curve.train if row.attempt == number]
+        for number in {row.attempt for row in curve.train}
+    }
+    for span in curve.spans:
+        iterations = rows_of.get(span.attempt, [])
+        steps = [after - before for before, after in pairwise(iterations)]
+        if any(step <= 0 for step in steps):
+            found.append(f"attempt {span.attempt} logs an iteration twice")
+        positive = [step for step in steps if step > 0]
+        interval = max(multimode(positive)) if len(positive) > 1 else log_interval
+        if interval is None:
+            continue
+        interval = max(interval, log_interval or 0)
+        marks = [span.base, *iterations, span.last]
+        found += [
+            f"attempt {span.attempt} logs nothing between iterations {before} and {after}"
+            for before, after in pairwise(marks)
+            if after - before > interval
+        ]
+    covered = 0
+    for span in curve.spans:
+        if span.base > covered:
+            found.append(f"no attempt ran iterations {covered + 1} to {span.base}")
+        covered = max(covered, span.last)
+    return found
+
+
+def lost_iterations(attempts: Sequence[Attempt]) -> int:
+    """Iterations that were run, and run again by a later attempt."""
+    ordered = sorted(attempts, key=lambda attempt: attempt.number)
+    return sum(
+        max(0, before.last_iteration - resume_base(after)) for before, after in pairwise(ordered)
+    )
+
+
+def replay_differences(curve: Curve) -> tuple[int, list[int]]:
+    """Iterations logged by two attempts: how many, and where the losses are not bitwise equal."""
+    result = {row.iteration: row.loss for row in curve.train}
+    twice = [row for row in curve.superseded if row.iteration in result]
+    return len(twice), [row.iteration for row in twice if row.loss != result[row.iteration]]

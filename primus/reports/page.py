@@ -1,0 +1,109 @@
+"""From everything known about a run to one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from primus.artifacts.report import Headline
+from primus.reports.figures import draw_figures
+from primus.reports.formats import FILTERS
+from primus.reports.headline import duration, ended
+from primus.reports.inputs import Inputs, StageValues
+from primus.reports.integrity import Judgement
+from primus.reports.reproduce import reproduce_commands
+
+VERDICTS = {
+    "passed": "Finished and verified",
+    "warnings": "Finished and verified, with warnings",
+    "failed": "FAILED integrity",
+}
+MARKS = {"ok": "✓", "warning": "!", "failed": "✗", "absent": "·"}
+
+
+def render(
+    inputs: Inputs, headline: Headline, judgement: Judgement, overrides: Mapping[str, str]
+) -> str:
+    """The whole page; every value is escaped, the figures are the only markup passed through."""
+    environment = Environment(
+        loader=PackageLoader("primus.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(FILTERS)
+    return environment.get_template("report.html.j2").render(
+        inputs=inputs,
+        train=inputs.train,
+        headline=headline,
+        judgement=judgement,
+        verdict=VERDICTS[judgement.verdict],
+        marks=MARKS,
+        figures=draw_figures(inputs, headline),
+        attempts=_attempts(inputs),
+        budget=_budget(headline),
+        stages=[_stage(values) for values in inputs.settings],
+        gemm_uses=_gemm_uses(inputs),
+        commands=reproduce_commands(inputs, dict(overrides)),
+    )
+
+
+def _attempts(inputs: Inputs) -> list[dict[str, Any]]:
+    """Attempts with their place on the common time line, as shares of the whole."""
+    if not inputs.attempts:
+        return []
+    begin = min(attempt.started for attempt in inputs.attempts)
+    end = max(ended(attempt, inputs.curve) for attempt in inputs.attempts)
+    whole = max(end - begin, 1e-9)
+    return [
+        {
+            "record": attempt,
+            "seconds": duration(attempt, inputs.curve),
+            "left": (attempt.started - begin) / whole,
+            "width": duration(attempt, inputs.curve) / whole,
+        }
+        for attempt in inputs.attempts
+    ]
+
+
+def _budget(headline: Headline) -> list[tuple[str, str, float, float]]:
+    """Parts of the wall time: name, explanation, seconds, share."""
+    parts, whole = headline.time_budget, headline.wall_seconds
+    named = (
+        ("compute", "iterations of the result", parts.compute),
+        ("validation", "validation passes", parts.validation),
+        ("other", "start-up, checkpoints, resuming", parts.other),
+        ("lost", "iterations run again", parts.lost),
+        ("between", "waiting between attempts", parts.between),
+    )
+    total = max(whole, sum(seconds for *_, seconds in named), 1e-9)
+    return [(name, what, seconds, seconds / total) for name, what, seconds in named if seconds > 0]
+
+
+def _stage(values: StageValues) -> dict[str, Any]:
+    """Settings of a stage as rows: dotted key, value, what a change of it means."""
+    groups = {"identity": values.identity, "extent": values.extent, "option": values.options}
+    rows = [(name, value, kind) for kind, group in groups.items() for name, value in flatten(group)]
+    return {"stage": values.stage, "key": values.key, "rows": sorted(rows, key=lambda row: row[0])}
+
+
+def flatten(group: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested groups of settings as dotted keys."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in group.items():
+        if isinstance(value, dict) and value:
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value))
+    return rows
+
+
+def _gemm_uses(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """What the run reports per problem, by the problem's text."""
+    used = inputs.train.tuned
+    if used is None:
+        return {}
+    return {str(problem.get("problem")): problem for problem in used.problems}
