@@ -1,0 +1,1 @@
+"""The trainer around Megatron-core: model, loop, checkpoints, metrics."""

@@ -1,0 +1,169 @@
+"""Checkpoint directories of a run: names, manifests, verification, publication. No torch here.
+
+A checkpoint is written under a temporary name, its manifest last, then renamed. A directory
+without a manifest, or whose files do not match it, is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from primus.artifacts.manifest import FileRecord
+from primus.artifacts.run import CheckpointManifest, CheckpointSummary
+from primus.errors import ArtifactError, CheckpointError
+from primus.files import fsync_directory, sha256_file
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"^iter_(\d{7,})$")
+
+
+def name_of(iteration: int) -> str:
+    """Directory name of the checkpoint after `iteration` iterations, as Megatron-LM names it."""
+    return f"iter_{iteration:07d}"
+
+
+def iteration_of(directory: Path) -> int | None:
+    """The iteration in a checkpoint directory's name, or None for another name."""
+    match = _NAME.match(directory.name)
+    return int(match.group(1)) if match else None
+
+
+def newest_first(root: Path) -> list[Path]:
+    """Published checkpoint directories under `root`, newest first; not verified."""
+    found = [
+        (iteration, path)
+        for path in (root.iterdir() if root.is_dir() else ())
+        if path.is_dir() and (iteration := iteration_of(path)) is not None
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def payload(directory: Path) -> list[Path]:
+    """Every file of a checkpoint but its manifest, sorted."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return sorted(path for path in files if path != directory / MANIFEST)
+
+
+def fsync_files(paths: Iterable[Path]) -> None:
+    """Force the content of `paths` to disk.
+
+    Raises:
+        OSError: the device reports that data could not be written.
+    """
+    for path in paths:
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def load_manifest(directory: Path, key: str) -> CheckpointManifest:
+    """Read a checkpoint's manifest and check that it belongs to the run `key`.
+
+    Raises:
+        ArtifactError: no manifest, a damaged one, or one of another run.
+    """
+    manifest = CheckpointManifest.load(directory / MANIFEST)
+    if manifest.key != key:
+        raise ArtifactError(f"{directory}: belongs to run {manifest.key}, not to run {key}")
+    if manifest.iteration != iteration_of(directory):
+        raise ArtifactError(f"{directory}: holds iteration {manifest.iteration}")
+    return manifest
+
+
+def verify_files(directory: Path, files: Iterable[tuple[str, FileRecord]]) -> None:
+    """Compare files of a checkpoint with what its manifest says of them.
+
+    Raises:
+        ArtifactError: the first file that is missing, truncated or changed.
+    """
+    for name, record in files:
+        record.verify(directory / name)
+
+
+def verify(directory: Path, key: str) -> CheckpointManifest:
+    """Check a whole checkpoint: manifest, every file's hash, no file too many.
+
+    Raises:
+        ArtifactError: what is wrong first.
+    """
+    manifest = load_manifest(directory, key)
+    verify_files(directory, sorted(manifest.files.items()))
+    stray = {str(p.relative_to(directory)) for p in payload(directory)} - manifest.files.keys()
+    if stray:
+        raise ArtifactError(f"{directory}: not in its manifest: {', '.join(sorted(stray))}")
+    return manifest
+
+
+def summarise(root: Path, key: str) -> Iterator[CheckpointSummary]:
+    """Every checkpoint under `root` that verifies, oldest first; others are named in the log."""
+    for directory in reversed(newest_first(root)):
+        try:
+            manifest = verify(directory, key)
+        except ArtifactError as error:
+            logger.warning("skipping a damaged checkpoint: %s", error)
+            continue
+        yield CheckpointSummary(
+            name=directory.name,
+            iteration=manifest.iteration,
+            manifest_sha256=sha256_file(directory / MANIFEST),
+            bytes=sum(record.size for record in manifest.files.values()),
+        )
+
+
+def temporary(root: Path, iteration: int) -> Path:
+    """Where the checkpoint of `iteration` is written before it is published."""
+    return root / f".{name_of(iteration)}.tmp"
+
+
+def publish(root: Path, manifest: CheckpointManifest) -> Path:
+    """Write the manifest of the temporary directory and rename it into place.
+
+    An older directory of the same name is damaged (a good one is never saved again) and is set
+    aside under another name, not deleted.
+
+    Raises:
+        CheckpointError: the manifest or the rename failed.
+    """
+    source, target = temporary(root, manifest.iteration), root / name_of(manifest.iteration)
+    try:
+        manifest.save(source / MANIFEST)
+        if target.exists():
+            os.rename(target, _unused(root / f"damaged-{target.name}"))
+        os.rename(source, target)
+        fsync_directory(root)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot publish the checkpoint: {error}") from error
+    return target
+
+
+def _unused(path: Path) -> Path:
+    number = 0
+    while path.with_name(f"{path.name}-{number}").exists():
+        number += 1
+    return path.with_name(f"{path.name}-{number}")
+
+
+def prune(root: Path, key: str, keep_last: int) -> list[Path]:
+    """Delete the oldest good checkpoints beyond `keep_last`; returns what was deleted.
+
+    Damaged ones are left for a person to look at, and never count as kept.
+    """
+    good = []
+    for directory in newest_first(root):
+        try:
+            load_manifest(directory, key)
+        except ArtifactError:
+            continue
+        good.append(directory)
+    removed = good[keep_last:]
+    for directory in removed:
+        doomed = directory.with_name(f".{directory.name}.deleted")
+        os.rename(directory, doomed)
+        shutil.rmtree(doomed)
+    return removed

@@ -1,0 +1,218 @@
+"""Pointwise and reduction kernels between the GEMMs, each one compiled pass over memory.
+
+Forward and backward are compiled apart (they run inside `autograd.Function`, without a graph),
+which costs less per call than tracing through autograd. Without a C++ compiler they run eagerly.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
+
+_COMPILERS = ("c++", "g++", "clang++", "icpx")
+
+
+def compile_or_fall_back(device: torch.device) -> bool:
+    """Switch compilation off for this process where a CPU device has no C++ compiler.
+
+    Returns:
+        whether kernels are compiled.
+    """
+    if device.type != "cpu" or any(shutil.which(name) for name in _COMPILERS):
+        return True
+    torch._dynamo.config.disable = True
+    logger.warning("no C++ compiler found: kernels run eagerly, which is slower")
+    return False
+
+
+@torch.compile(dynamic=False)
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    x32 = x.float()
+    scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+    return (x32 * scale).to(x.dtype) * weight, scale
+
+
+@torch.compile(dynamic=False)
+def _rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    normed = x.float() * scale
+    grad32 = grad.float()
+    weighted = grad32 * weight.float()
+    dot = (weighted * normed).mean(-1, keepdim=True)
+    dx = scale * (weighted - normed * dot)
+    dweight = (grad32 * normed).flatten(0, -2).sum(0)
+    return dx.to(x.dtype), dweight.to(weight.dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y, scale = _rms_norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        dx, dweight = _rms_norm_backward(grads[0], *ctx.saved_tensors)
+        return dx, dweight, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square normalisation over the last dimension, statistics in float32.
+
+    Args:
+        x: (..., hidden). weight: (hidden,).
+    """
+    y: Tensor = _RMSNorm.apply(x, weight, eps)
+    return y
+
+
+@torch.compile(dynamic=False)
+def _swiglu(x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+@torch.compile(dynamic=False)
+def _swiglu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, -1)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    return torch.cat((grad * up * (sigmoid + silu * (1 - sigmoid)), grad * silu), -1)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _swiglu(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _swiglu_backward(grads[0], *ctx.saved_tensors)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """`silu(gate) * up` where `x` is (..., 2·ffn) with gate and up side by side."""
+    y: Tensor = _SwiGLU.apply(x)
+    return y
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+def _rotate_back(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = (grad * sin).chunk(2, -1)
+    return grad * cos + torch.cat((second, -first), -1)
+
+
+@torch.compile(dynamic=False)
+def _split_rotate(
+    mixed: Tensor, cos: Tensor, sin: Tensor, queries: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    s, b, groups, _, head = mixed.shape
+    cos, sin = cos.view(s, 1, 1, 1, head), sin.view(s, 1, 1, 1, head)
+    q = _rotate(mixed[..., :queries, :], cos, sin)
+    k = _rotate(mixed[..., queries : queries + 1, :], cos, sin)
+    v = mixed[..., queries + 1 :, :]
+    return (
+        q.to(mixed.dtype).reshape(s, b, groups * queries, head).permute(1, 2, 0, 3).contiguous(),
+        k.to(mixed.dtype).reshape(s, b, groups, head).permute(1, 2, 0, 3).contiguous(),
+        v.reshape(s, b, groups, head).permute(1, 2, 0, 3).contiguous(),
+    )
+
+
+@torch.compile(dynamic=False)
+def _split_rotate_backward(
+    dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor, queries: int
+) -> Tensor:
+    b, groups, s, head = dk.shape
+    cos, sin = cos.view(s, 1, 1, 1, head), sin.view(s, 1, 1, 1, head)
+    dq = dq.permute(2, 0, 1, 3).reshape(s, b, groups, queries, head)
+    dk = dk.permute(2, 0, 1, 3).reshape(s, b, groups, 1, head)
+    dv = dv.permute(2, 0, 1, 3).reshape(s, b, groups, 1, head)
+    dq, dk = _rotate_back(dq, cos, sin).to(dv.dtype), _rotate_back(dk, cos, sin).to(dv.dtype)
+    return torch.cat((dq, dk, dv), 3)
+
+
+class _SplitRotate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, mixed: Tensor, cos: Tensor, sin: Tensor, queries: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.queries = queries
+        return _split_rotate(mixed, cos, sin, queries)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _split_rotate_backward(*grads, cos, sin, ctx.queries), None, None, None
+
+
+def split_rotate(
+    mixed: Tensor, cos: Tensor, sin: Tensor, queries: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split Megatron's interleaved projection and rotate queries and keys.
+
+    Args:
+        mixed: (s, b, groups, queries + 2, head): per group its queries, one key, one value.
+        cos, sin: (s, head) float32, halves not interleaved (RoFormer as in GPT-NeoX).
+        queries: query heads per group.
+
+    Returns:
+        query (b, groups·queries, s, head), key and value (b, groups, s, head).
+    """
+    q, k, v = _SplitRotate.apply(mixed, cos, sin, queries)
+    return q, k, v
+
+
+@torch.compile(dynamic=False)
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    wide = logits.float()
+    lse = torch.logsumexp(wide, -1)
+    picked = wide.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return lse - picked, lse
+
+
+@torch.compile(dynamic=False)
+def _cross_entropy_backward(grad: Tensor, logits: Tensor, labels: Tensor, lse: Tensor) -> Tensor:
+    columns = torch.arange(logits.shape[-1], device=logits.device)
+    hit = (columns == labels.unsqueeze(-1)).float()
+    softmax = torch.exp(logits.float() - lse.unsqueeze(-1))
+    return ((softmax - hit) * grad.unsqueeze(-1)).to(logits.dtype)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        loss, lse = _cross_entropy(logits, labels)
+        ctx.save_for_backward(logits, labels, lse)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _cross_entropy_backward(grads[0], *ctx.saved_tensors), None
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy per position, in float32 whatever the dtype of the logits.
+
+    Args:
+        logits: (tokens, vocabulary), all of the vocabulary on this rank. labels: (tokens,) int64.
+
+    Returns:
+        (tokens,) float32, nats.
+    """
+    loss: Tensor = _CrossEntropy.apply(logits, labels)
+    return loss

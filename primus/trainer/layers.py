@@ -1,0 +1,130 @@
+"""The local layer spec: SDPA attention and compiled kernels in Megatron's transformer layer.
+
+Reached only without transformer-engine. Layers are replaced through `ModuleSpec`s.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from primus.trainer.kernels import rms_norm, split_rotate, swiglu
+from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm whose weight's gradient is reduced under sequence parallelism (upstream's is not)."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float, **_: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (s, b, hidden)."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class SdpaSelfAttention(SelfAttention):
+    """Causal self-attention: one compiled split-and-rotate, then scaled dot-product attention."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        rotary_pos_emb: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(s, b, hidden) → (s, b, hidden) and the output's bias, if it is added later."""
+        if kwargs.get("inference_context") is not None or kwargs.get("packed_seq_params"):
+            raise NotImplementedError("inference and packed sequences need transformer-engine")
+        if rotary_pos_emb is None:
+            raise NotImplementedError("attention without rotary embedding")
+        cos, sin = _rotary_table(rotary_pos_emb)
+        mixed, _ = self.linear_qkv(hidden_states)
+        s, b, _ = mixed.shape
+        groups = self.num_query_groups_per_partition
+        queries = self.num_attention_heads_per_partition // groups
+        head = self.hidden_size_per_attention_head
+        q, k, v = split_rotate(
+            mixed.view(s, b, groups, queries + 2, head), cos[:s], sin[:s], queries
+        )
+        dropout = self.config.attention_dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, enable_gqa=queries > 1
+        )
+        out = out.permute(2, 0, 1, 3).reshape(s, b, groups * queries * head)
+        return self.linear_proj(out)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=4)
+def _rotary_table(angles: Tensor) -> tuple[Tensor, Tensor]:
+    # Upstream hands every layer the same cached tensor of angles (s, 1, 1, head).
+    flat = angles.view(angles.shape[0], angles.shape[-1]).float()
+    return flat.cos(), flat.sin()
+
+
+class SwiGLUMLP(MLP):
+    """Gated feed-forward layer with one compiled activation."""
+
+    def forward(
+        self, hidden_states: Tensor, per_token_scale: Tensor | None = None, **_: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """(s, b, hidden) → (s, b, hidden) and the output's bias, if it is added later."""
+        wide, bias = self.linear_fc1(hidden_states)
+        if bias is not None:
+            wide = wide + bias
+        return self.linear_fc2(swiglu(wide))  # type: ignore[no-any-return]
+
+
+def layer_spec() -> ModuleSpec:
+    """One dense transformer layer."""
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=ModuleSpec(
+                module=SdpaSelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=IdentityOp,
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=IdentityOp,
+                    k_layernorm=IdentityOp,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=ModuleSpec(
+                module=SwiGLUMLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear
+                ),
+            ),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The layers of this rank's pipeline stage and the final norm."""
+    count = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer_spec()] * count, layer_norm=RMSNorm)

@@ -1,0 +1,101 @@
+"""Megatron's parallel linear layers with every GEMM sent through one interchangeable object.
+
+Weight gradients are added into Megatron's `main_grad` by the GEMM itself where that object can
+(what upstream calls gradient accumulation fusion).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from torch import Tensor
+
+
+class Gemm(Protocol):
+    """Who multiplies matrices. `torch_gemm` is the plain one; tuned results bring another."""
+
+    def mm(self, a: Tensor, b: Tensor) -> Tensor:
+        """`a @ b` for 2-D operands, either of which may be a transposed view."""
+
+    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """`out += a @ b`; `out` is contiguous and may be wider (float32) than the operands."""
+
+
+class TorchGemm:
+    """`Gemm` by `torch.mm`."""
+
+    def mm(self, a: Tensor, b: Tensor) -> Tensor:
+        """`a @ b`."""
+        return torch.mm(a, b)
+
+    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """`out += a @ b`."""
+        if out.dtype == a.dtype:
+            torch.addmm(out, a, b, out=out)
+        else:
+            out.add_(torch.mm(a, b))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.gemm, ctx.use_bias = gemm, bias is not None
+        ctx.main_grad = getattr(weight, "main_grad", None)
+        y = gemm.mm(x.reshape(-1, x.shape[-1]), weight.t())
+        if bias is not None:
+            y += bias
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Any, None]:
+        x, weight = ctx.saved_tensors
+        gemm: Gemm = ctx.gemm
+        grad = grads[0].reshape(-1, weight.shape[0])
+        rows = x.reshape(-1, x.shape[-1])
+        dx = dweight = None
+        if ctx.needs_input_grad[0]:
+            dx = gemm.mm(grad, weight).view_as(x)
+        if ctx.needs_input_grad[1]:
+            if ctx.main_grad is None:
+                dweight = gemm.mm(grad.t(), rows)
+            else:
+                gemm.mm_accumulate(grad.t(), rows, ctx.main_grad)
+                # Megatron's gradient hook must still fire; it then leaves this tensor alone.
+                weight.grad_added_to_main_grad = True
+                dweight = torch.empty_like(weight)
+        return dx, dweight, grad.sum(0) if ctx.use_bias else None, None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor:
+    """`x @ weight.T + bias` with all three GEMMs of training done by `gemm`.
+
+    Args:
+        x: (..., in). weight: (out, in), its `main_grad` receives the gradient if it has one.
+    """
+    y: Tensor = _Linear.apply(x, weight, bias, gemm)
+    return y
+
+
+class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):
+    """Upstream's layer with our GEMMs; same parameters, same checkpoints."""
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **kwargs: Any) -> Tensor:
+        if kwargs["sequence_parallel"]:
+            input = gather_from_sequence_parallel_region(input, group=self.tp_group)
+        elif kwargs["allreduce_dgrad"]:
+            input = copy_to_tensor_model_parallel_region(input, group=self.tp_group)
+        return linear(input, weight, kwargs["bias"], self.config.gemm)
+
+
+class RowParallelLinear(tensor_parallel.RowParallelLinear):
+    """Upstream's layer with our GEMMs; same parameters, same checkpoints."""
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, *_: Any, **kwargs: Any) -> Tensor:
+        return linear(input, weight, kwargs["bias"], self.config.gemm)

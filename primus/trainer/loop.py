@@ -1,0 +1,244 @@
+"""The training loop: iterate, log, validate, save, and stop when asked."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor, distributed
+
+from primus.artifacts.run import MetricsRow, ValidationRow
+from primus.config.frozen import StageSettings
+from primus.errors import TrainingError
+from primus.trainer import checkpoint, checkpoint_directory
+from primus.trainer.checkpoint import TrainingState
+from primus.trainer.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["completed", "preempted"]
+MicroBatches = Iterator[dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the loop needs besides the training state.
+
+    Attributes:
+        train_batches: (consumed_samples) → this rank's micro-batches from there on.
+        valid_batches: () → this rank's micro-batches of the validation split, from its start.
+        peak_tflops: measured peak of one device; None leaves the share of peak out.
+        about: fields of every checkpoint's manifest that do not change during the attempt.
+        metrics: on rank 0 only.
+        stop_requested: polled after each iteration; True ends the attempt as "preempted".
+    """
+
+    settings: StageSettings
+    config: Any
+    directory: Path
+    attempt: int
+    train_batches: Callable[[int], MicroBatches]
+    valid_batches: Callable[[], MicroBatches] | None
+    flops_per_token: float
+    peak_tflops: float | None
+    about: dict[str, Any]
+    metrics: Metrics | None
+    stop_requested: Callable[[], bool]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints of the run are."""
+        return self.directory / "checkpoints"
+
+
+def _loss(mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    # Megatron's contract: the sum to differentiate, its tokens, and what to report.
+    total, tokens = (losses * mask).sum(), mask.sum()
+    return total, tokens.to(torch.int), {"loss": torch.stack((total.detach(), tokens))}
+
+
+def _forward(batches: MicroBatches, model: Any) -> tuple[Tensor, Any]:
+    batch = next(batches)
+    losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+    return losses, partial(_loss, batch["loss_mask"])
+
+
+def _forward_backward(
+    run: Run, chunks: list[Any], batches: MicroBatches, *, forward_only: bool
+) -> Tensor:
+    """Run one global batch; returns the sum of losses and of tokens of this rank, (2,) float64."""
+    settings = run.settings
+    ranks = parallel_state.get_data_parallel_world_size()
+    reports = get_forward_backward_func()(
+        forward_step_func=_forward,
+        data_iterator=batches if len(chunks) == 1 else [batches] * len(chunks),
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=settings.global_batch_size // (settings.micro_batch_size * ranks),
+        seq_length=settings.seq_length,
+        micro_batch_size=settings.micro_batch_size,
+        forward_only=forward_only,
+    )
+    total = torch.zeros(2, dtype=torch.float64)
+    first = parallel_state.get_tensor_model_parallel_rank() == 0
+    if first and parallel_state.is_pipeline_last_stage():
+        for report in reports:
+            total += report["loss"].double().cpu()
+    return total
+
+
+def _sum_over_ranks(values: Tensor) -> list[float]:
+    values = values.to(torch.cuda.current_device())
+    distributed.all_reduce(values)
+    return [float(value) for value in values.cpu()]
+
+
+@dataclass
+class _Window:
+    """Since the last log line."""
+
+    started: float
+    tokens: float = 0.0
+    iterations: int = 0
+
+
+class Loop:
+    """Drives a `TrainingState` to `train_iters`."""
+
+    def __init__(self, run: Run, state: TrainingState) -> None:
+        self.run, self.state = run, state
+        self.loss = math.nan
+        self.validation_loss: float | None = None
+        self._window = _Window(time.monotonic())
+
+    def train(self) -> Outcome:
+        """Iterate until `train_iters` or until asked to stop; the last state is always saved.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite; nothing is saved.
+            CheckpointError: a checkpoint could not be written.
+        """
+        run, state, settings = self.run, self.state, self.run.settings
+        batches = run.train_batches(state.consumed_samples)
+        saved = state.iteration
+        self._window = _Window(time.monotonic())
+        while state.iteration < settings.train_iters:
+            stop = self._iterate(batches)
+            done = state.iteration >= settings.train_iters
+            every = settings.eval_interval
+            if done or (every and state.iteration % every == 0):
+                self._validate()
+            if done or stop or state.iteration % settings.save_interval == 0:
+                self._save()
+                saved = state.iteration
+            if stop and not done:
+                return "preempted"
+        if saved != state.iteration:
+            self._save()
+        return "completed"
+
+    def _iterate(self, batches: MicroBatches) -> bool:
+        run, state = self.run, self.state
+        for chunk in state.chunks:
+            chunk.zero_grad_buffer()
+        state.optimizer.zero_grad()
+        local = _forward_backward(run, state.chunks, batches, forward_only=False)
+        stop = torch.tensor([float(run.stop_requested())], dtype=torch.float64)
+        loss, tokens, stops = _sum_over_ranks(torch.cat((local, stop)))
+        iteration = state.iteration + 1
+        if not math.isfinite(loss):
+            raise TrainingError(f"iteration {iteration}: the loss is {loss}; nothing was saved")
+        lr = state.optimizer.param_groups[0]["lr"]
+        updated, grad_norm, _ = state.optimizer.step()
+        if grad_norm is not None and updated and not math.isfinite(grad_norm):
+            raise TrainingError(
+                f"iteration {iteration}: the gradient norm is {grad_norm}; nothing was saved"
+            )
+        state.scheduler.step(increment=run.settings.global_batch_size if updated else 0)
+        state.iteration = iteration
+        state.consumed_samples += run.settings.global_batch_size
+        state.consumed_tokens += run.settings.global_batch_size * run.settings.seq_length
+        state.skipped_iterations += not updated
+        self.loss = loss / tokens
+        self._log(lr, grad_norm)
+        return stops > 0
+
+    def _log(self, lr: float, grad_norm: float | None) -> None:
+        run, state, window = self.run, self.state, self._window
+        window.tokens += run.settings.global_batch_size * run.settings.seq_length
+        window.iterations += 1
+        last = state.iteration >= run.settings.train_iters
+        if run.metrics is None or not (last or state.iteration % run.settings.log_interval == 0):
+            return
+        now = time.monotonic()
+        seconds = now - window.started
+        tflops = run.flops_per_token * window.tokens / seconds / 1e12
+        peak = run.peak_tflops and run.peak_tflops * distributed.get_world_size()
+        run.metrics.train(
+            MetricsRow(
+                attempt=run.attempt,
+                iteration=state.iteration,
+                consumed_samples=state.consumed_samples,
+                consumed_tokens=state.consumed_tokens,
+                time=time.time(),
+                loss=self.loss,
+                lr=lr,
+                grad_norm=grad_norm,
+                skipped_iterations=state.skipped_iterations,
+                seconds_per_iteration=seconds / window.iterations,
+                tokens_per_second=window.tokens / seconds,
+                tflops_per_second=tflops,
+                peak_share=tflops / peak if peak else None,
+            )
+        )
+        self._window = _Window(time.monotonic())
+
+    def _validate(self) -> None:
+        run, count = self.run, self.run.settings.eval_iters
+        if run.valid_batches is None or count == 0:
+            return
+        started = time.monotonic()
+        batches = run.valid_batches()
+        for chunk in self.state.chunks:
+            chunk.eval()
+        with torch.no_grad():
+            parts = [
+                _forward_backward(run, self.state.chunks, batches, forward_only=True)
+                for _ in range(count)
+            ]
+        for chunk in self.state.chunks:
+            chunk.train()
+        loss, tokens = _sum_over_ranks(torch.stack(parts).sum(0))
+        self.validation_loss = loss / tokens
+        seconds = time.monotonic() - started
+        self._window.started += seconds
+        if run.metrics is not None:
+            run.metrics.valid(
+                ValidationRow(
+                    attempt=run.attempt,
+                    iteration=self.state.iteration,
+                    time=time.time(),
+                    loss=self.validation_loss,
+                    batches=count,
+                    seconds=seconds,
+                )
+            )
+
+    def _save(self) -> None:
+        run, state = self.run, self.state
+        started = time.monotonic()
+        path = checkpoint.save(state, run.checkpoints, run.about)
+        if run.settings.keep_last is not None and distributed.get_rank() == 0:
+            checkpoint_directory.prune(run.checkpoints, run.about["key"], run.settings.keep_last)
+        seconds = time.monotonic() - started
+        self._window.started += seconds
+        if run.metrics is not None:
+            print(f"iteration {state.iteration:>8} | saved {path} in {seconds:.1f} s", flush=True)

@@ -1,0 +1,121 @@
+"""Adam, Megatron's optimizers around it, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
+
+from primus.config.frozen import StageSettings
+from primus.trainer.model import params_dtype
+from primus.trainer.platform import use_fused_adam
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """AdamW through torch's fused kernel, with one step count per group.
+
+    Takes the arguments that Megatron-core gives to transformer-engine's and apex's FusedAdam.
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        eps: float,
+        adam_w_mode: bool = True,
+    ) -> None:
+        self._fused = torch._fused_adamw_ if adam_w_mode else torch._fused_adam_
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            group["step"] = group.get("step", 0) + 1
+            states = [self._state(p) for p in params]
+            steps = [torch.tensor(float(group["step"]), device=p.device) for p in params]
+            beta1, beta2 = group["betas"]
+            self._fused(
+                params,
+                [p.grad for p in params],
+                [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states],
+                [],
+                steps,
+                amsgrad=False,
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+                grad_scale=None,
+                found_inf=None,
+            )
+
+    def _state(self, param: Tensor) -> dict[str, Tensor]:
+        state = self.state[param]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(param)
+            state["exp_avg_sq"] = torch.zeros_like(param)
+        return state
+
+
+def build_optimizer(settings: StageSettings, chunks: list[torch.nn.Module]) -> MegatronOptimizer:
+    """Megatron's optimizer over the model's chunks: float32 state, sharded if asked for."""
+    use_fused_adam(FusedAdam)
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=settings.lr,
+        min_lr=settings.min_lr,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
+        adam_eps=settings.adam_eps,
+        clip_grad=settings.clip_grad,
+        bf16=settings.bf16,
+        fp16=settings.fp16,
+        params_dtype=params_dtype(settings),
+        use_distributed_optimizer=settings.use_distributed_optimizer,
+        overlap_param_gather=settings.overlap_param_gather,
+        log_num_zeros_in_grad=False,
+    )
+    return get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
+
+
+def build_scheduler(
+    settings: StageSettings, optimizer: MegatronOptimizer
+) -> OptimizerParamScheduler:
+    """The learning rate over samples, as Megatron counts them."""
+    batch = settings.global_batch_size
+    decay_iters = settings.lr_decay_iters or settings.train_iters
+    wsd = settings.lr_wsd_decay_iters
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=settings.lr,
+        min_lr=settings.min_lr,
+        lr_warmup_steps=settings.lr_warmup_iters * batch,
+        lr_decay_steps=decay_iters * batch,
+        lr_decay_style=settings.lr_decay_style,
+        start_wd=settings.weight_decay,
+        end_wd=settings.weight_decay,
+        wd_incr_steps=decay_iters * batch,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
+        wsd_decay_steps=None if wsd is None else wsd * batch,
+        lr_wsd_decay_style=settings.lr_wsd_decay_style,
+    )

@@ -1,0 +1,126 @@
+"""Process groups, and the model wrapped for data parallelism."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.enums import ModelType
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from megatron.core.transformer.module import Float16Module
+from torch import distributed
+
+from primus.config.frozen import StageSettings
+from primus.trainer.model import ModelConfig, build_model
+
+
+def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
+    """Join the job's process group and make Megatron's groups.
+
+    Started by torchrun, the rendezvous comes from its environment; otherwise this process is the
+    whole job.
+    """
+    backend = "gloo" if settings.platform == "cpu" else "nccl"
+    timeout = timedelta(minutes=timeout_minutes)
+    if "RANK" in os.environ:
+        distributed.init_process_group(backend, timeout=timeout)
+    else:
+        store = distributed.HashStore()
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    initialize_groups(settings)
+
+
+def initialize_groups(settings: StageSettings) -> None:
+    """Make Megatron's process groups inside the job's, and seed the generators."""
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=settings.tensor_model_parallel_size,
+        pipeline_model_parallel_size=settings.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=settings.virtual_pipeline_model_parallel_size,
+        context_parallel_size=settings.context_parallel_size,
+        create_gloo_process_groups=False,
+    )
+    seed(settings)
+
+
+def seed(settings: StageSettings) -> None:
+    """Seed weights and dropout: pipeline stages differ, data-parallel ranks agree on weights."""
+    value = settings.seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    torch.manual_seed(value)
+    model_parallel_cuda_manual_seed(value)
+    # On CPU the line before drew from, and moved, the generator that weights come from.
+    torch.manual_seed(value)
+
+
+def build_chunks(settings: StageSettings, config: ModelConfig) -> list[torch.nn.Module]:
+    """This rank's model chunks, one unless the schedule is interleaved."""
+    virtual = settings.virtual_pipeline_model_parallel_size
+    chunks = []
+    for stage in range(virtual or 1):
+        vp_stage = stage if virtual else None
+        chunk = build_model(
+            settings,
+            config,
+            pre_process=parallel_state.is_pipeline_first_stage(
+                ignore_virtual=False, vp_stage=vp_stage
+            ),
+            post_process=parallel_state.is_pipeline_last_stage(
+                ignore_virtual=False, vp_stage=vp_stage
+            ),
+            vp_stage=vp_stage,
+        )
+        chunk.model_type = ModelType.encoder_or_decoder
+        if settings.platform != "cpu":
+            chunk.cuda(torch.cuda.current_device())
+        chunks.append(Float16Module(config, chunk) if settings.bf16 or settings.fp16 else chunk)
+    return chunks
+
+
+def wrap(
+    settings: StageSettings, config: ModelConfig, chunks: list[torch.nn.Module]
+) -> list[torch.nn.Module]:
+    """Chunks under Megatron's data parallelism: float32 gradients in flat buffers."""
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=settings.overlap_grad_reduce,
+        overlap_param_gather=settings.overlap_param_gather,
+        use_distributed_optimizer=settings.use_distributed_optimizer,
+    )
+    wrapped: list[torch.nn.Module] = [
+        DistributedDataParallel(
+            config=config, ddp_config=ddp_config, module=chunk, disable_bucketing=number > 0
+        )
+        for number, chunk in enumerate(chunks)
+    ]
+    config.finalize_model_grads_func = finalize_model_grads
+    config.calculate_per_token_loss = settings.eod_mask_loss
+    if settings.overlap_grad_reduce:
+        config.no_sync_func = [chunk.no_sync for chunk in wrapped]
+        if len(wrapped) == 1:
+            config.no_sync_func = config.no_sync_func[0]
+    if settings.overlap_param_gather:
+        config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
+        if len(wrapped) == 1:
+            config.param_sync_func = config.param_sync_func[0]
+    return wrapped
+
+
+def layout(settings: StageSettings) -> dict[str, int]:
+    """Sizes of the parallel groups by Megatron's names."""
+    names = (
+        "tensor_model_parallel_size",
+        "pipeline_model_parallel_size",
+        "context_parallel_size",
+    )
+    sizes = {name: int(getattr(settings, name)) for name in names}
+    sizes["virtual_pipeline_model_parallel_size"] = (
+        settings.virtual_pipeline_model_parallel_size or 1
+    )
+    sizes["data_parallel_size"] = parallel_state.get_data_parallel_world_size()
+    return sizes

@@ -1,0 +1,159 @@
+"""The device that ranks use, and what Megatron-core asks of `torch.cuda` where there is no GPU.
+
+`install("cpu")` must run before anything of `megatron` is imported. Every answer stands here, with
+its reason; on cuda and rocm only the optimizer of `use_fused_adam` is put in place.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+
+Platform = Literal["cpu", "cuda", "rocm"]
+
+# Device and type names that stand as literals in Megatron-core's source.
+_LITERALS = {
+    "cuda": "cpu",
+    "torch.cuda.FloatTensor": "torch.FloatTensor",
+    "torch.cuda.HalfTensor": "torch.HalfTensor",
+    "torch.cuda.BFloat16Tensor": "torch.BFloat16Tensor",
+}
+
+# The modules in which those literals are reached, and what for. Rewriting them at import costs
+# nothing at run time; a TorchFunctionMode would cost 2 µs per torch call and miss other threads.
+_REWRITTEN = {
+    "megatron.core.pipeline_parallel.schedules": "token counters",
+    "megatron.core.optimizer.optimizer": "overflow buffers, checks of parameter types",
+    "megatron.core.optimizer.distrib_optimizer": "checks of parameter types",
+    "megatron.core.optimizer.clip_grads": "overflow buffers, checks of gradient types",
+    "megatron.core.optimizer.grad_scaler": "loss scale",
+    "megatron.core.transformer.utils": "causal mask",
+    "megatron.core.utils": "gradient norm without apex",
+    "megatron.core.dist_checkpointing.exchange_utils": "shards exchanged between ranks",
+}
+
+
+class _Rewriter(ast.NodeTransformer):
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        if isinstance(node.value, str) and node.value in _LITERALS:
+            return ast.copy_location(ast.Constant(_LITERALS[node.value]), node)
+        return node
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def get_code(self, fullname: str) -> types.CodeType:
+        # Never through the bytecode cache: it belongs to the unchanged source.
+        path = self.get_filename(fullname)
+        tree = ast.parse(self.get_data(path), path)
+        return compile(_Rewriter().visit(tree), path, "exec")
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in _REWRITTEN:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.origin is None:
+            return spec
+        return importlib.util.spec_from_file_location(
+            fullname, spec.origin, loader=_Loader(fullname, spec.origin)
+        )
+
+
+def _cpu_device() -> torch.device:
+    return torch.device("cpu")
+
+
+def _stay(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return tensor
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _rng_state(*_: Any, **__: Any) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(state: torch.Tensor, *_: Any, **__: Any) -> None:
+    torch.set_rng_state(state)
+
+
+def _manual_seed(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+# What is asked of torch.cuda on the paths that this trainer takes, and by whom.
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "current_device": _cpu_device,  # every buffer that core allocates
+    "synchronize": _nothing,  # p2p communication, checkpointing
+    "get_rng_state": _rng_state,  # the RNG tracker of tensor parallelism, recomputation
+    "set_rng_state": _set_rng_state,
+    "manual_seed": _manual_seed,
+}
+
+_installed: Platform | None = None
+
+
+def install(platform: Platform) -> torch.device:
+    """Make Megatron-core usable on `platform` and return the device of this rank.
+
+    Raises:
+        RuntimeError: megatron was imported before, or another platform was installed.
+    """
+    global _installed
+    if _installed not in (None, platform):
+        raise RuntimeError(f"platform {_installed} is installed already, not {platform}")
+    if platform != "cpu":
+        _installed = platform
+        return torch.device("cuda", torch.cuda.current_device())
+    if _installed is None:
+        early = [name for name in _REWRITTEN if name in sys.modules]
+        if early:
+            raise RuntimeError(f"imported before the platform was installed: {', '.join(early)}")
+        _quiet()
+        sys.meta_path.insert(0, _Finder())
+        for name, answer in _ANSWERS.items():
+            setattr(torch.cuda, name, answer)
+        torch.Tensor.cuda = _stay  # type: ignore[method-assign,assignment]
+        _installed = platform
+    return _cpu_device()
+
+
+def _quiet() -> None:
+    """Drop the import-time advice to install libraries that only GPUs have."""
+    for message in (r".*Apex is not installed.*", r".*Transformer Engine.*not installed.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def use_fused_adam(adam: type[torch.optim.Optimizer]) -> None:
+    """Have Megatron-core's optimizers build `adam` where neither transformer-engine nor apex is.
+
+    torch's own AdamW keeps its step count per parameter, and core's distributed optimizer cannot
+    load such a state. Core chooses its Adam by module globals, so these are set.
+    """
+    import megatron.core.optimizer as optimizer
+    from megatron.core.optimizer import distrib_optimizer
+
+    if not optimizer.USING_PYTORCH_OPTIMIZER:
+        return
+    optimizer.Adam = adam
+    optimizer.USING_PYTORCH_OPTIMIZER = False
+    distrib_optimizer.Adam = adam
+    distrib_optimizer.HAVE_APEX_OR_TE = True
+    distrib_optimizer.USING_APEX_OPTIMIZER = True
