@@ -35,12 +35,20 @@ class Data(Keys):
         doc="Change it when the text behind the same data_path changed on purpose.",
         identity=("tokenizer", "data"),
     )
-    json_key: str = key("text", doc="Field of a JSON line that holds the text.", identity="data")
+    json_key: str = key(
+        "text",
+        doc="Field of a JSON line that holds the text.",
+        identity=("tokenizer", "data"),
+    )
     append_eod: bool = key(
         True, doc="End each document with the tokenizer's end-of-document id.", identity="data"
     )
     max_bad_lines: int = key(
-        100, doc="JSON lines that may be skipped as unreadable.", identity="data", ge=0
+        100,
+        doc="JSON lines that may be skipped as unreadable.",
+        identity="data",
+        option="tokenizer",
+        ge=0,
     )
     workers: int = key(2, doc="Processes that tokenise.", option="data", ge=1)
 

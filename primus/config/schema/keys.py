@@ -45,7 +45,9 @@ class Affects:
 class Keys(BaseModel):
     """Base of every group of keys: unknown keys and silent type conversions are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 def key(

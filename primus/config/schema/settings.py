@@ -20,5 +20,9 @@ class Settings(Training, Parallel, Data, Hardware, Architecture):
 
     experiment: Name = key(doc="Name of the file under configs/.")
     model: Name = key(doc="Name of the file under configs/models.")
-    hardware: Name = key("auto", doc="Name under configs/hardware; auto: what this machine has.")
+    hardware: Name = key(
+        "auto",
+        doc="Name under configs/hardware; auto: what this machine has, resolved before anything.",
+        identity=("tune", "train"),
+    )
     gemm_tuning: GemmTuning = key(GemmTuning(), doc="Offline GEMM tuning.")

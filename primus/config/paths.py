@@ -1,0 +1,40 @@
+"""Where every stage's artefact lives. The one definition, for rules and for commands."""
+
+from __future__ import annotations
+
+from primus.config.identity import StageKey
+from primus.config.schema.keys import Stage
+
+# The names in braces are Snakemake's wildcards.
+ARTIFACT: dict[Stage, str] = {
+    "tokenizer": "output/tokenizer/{dataset}/{key}/manifest.json",
+    "data": "output/data/{dataset}/{key}/manifest.json",
+    "samples": "output/samples/{dataset}/{key}/manifest.json",
+    "shapes": "output/gemm/{experiment}/{key}/shapes.jsonl",
+    "tune": "output/gemm/{experiment}/{key}/tuned.jsonl",
+    "train": "output/runs/{experiment}/{key}/train.json",
+    "export": "output/runs/{experiment}/{key}/hf/manifest.json",
+    "report": "output/runs/{experiment}/{key}/report.html",
+}
+REPORT_JSON = "output/runs/{experiment}/{key}/report.json"
+SETTINGS = "output/settings/{owner}/{stage}.{digest}.json"
+
+
+def owner_kind(stage: Stage) -> str:
+    """The wildcard that names the owner of a stage: `dataset` or `experiment`."""
+    return "dataset" if "{dataset}" in ARTIFACT[stage] else "experiment"
+
+
+def log_pattern(stage: Stage) -> str:
+    """The log of a stage's last attempt; Snakemake deletes it when the next one starts."""
+    return f"output/logs/{stage}/{{{owner_kind(stage)}}}.{{key}}.log"
+
+
+def artifact(stage: StageKey) -> str:
+    """Path of what the stage makes."""
+    return ARTIFACT[stage.stage].format(**{owner_kind(stage.stage): stage.owner}, key=stage.key)
+
+
+def settings_file(stage: StageKey) -> str:
+    """Path of the frozen settings that the stage reads."""
+    return SETTINGS.format(owner=stage.owner, stage=stage.stage, digest=stage.digest)

@@ -1,0 +1,213 @@
+"""The experiments of one Snakemake call: loaded when asked for, each once, found by their keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from primus.config import text_files
+from primus.config.frozen import StageSettings
+from primus.config.identity import StageKey, closure, identities
+from primus.config.load import Resolved, experiments, load
+from primus.config.paths import artifact, settings_file
+from primus.config.problems import did_you_mean, listed, show
+from primus.config.schema.keys import STAGES, UPSTREAM, Stage
+from primus.config.schema.settings import Settings
+from primus.errors import ConfigError, Problem, RunConflictError
+
+# What a target of each kind asks for; the stages they build on follow.
+TARGETS: dict[str, tuple[Stage, ...]] = {
+    "data": ("samples",),
+    "shapes": ("shapes",),
+    "tune": ("tune",),
+    "train": ("report", "export"),
+    "export": ("export",),
+    "report": ("report",),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One resolved experiment and the identities of its stages."""
+
+    resolved: Resolved
+    stages: Mapping[Stage, StageKey]
+
+    @property
+    def settings(self) -> Settings:
+        """All settings, whatever stage they belong to."""
+        return self.resolved.settings
+
+    def runs(self, stage: Stage) -> bool:
+        """Whether the experiment has the stage at all."""
+        return self.settings.gemm_tuning.enabled or stage not in ("shapes", "tune")
+
+    def frozen(self, stage: Stage) -> list[str]:
+        """The frozen settings of `stage` and of every stage that runs for it."""
+        return [settings_file(self.stages[name]) for name in closure(self.settings, stage)]
+
+    def threads(self, stage: Stage) -> int:
+        """Cores that a stage keeps busy; a measurement takes all cores of the ranks."""
+        settings = self.settings
+        if stage in ("tune", "train"):
+            return settings.nproc_per_node * settings.threads_per_rank
+        return {"data": settings.workers, "shapes": settings.threads_per_rank}.get(stage, 1)
+
+
+class Pipeline:
+    """All experiments under one root, with the overrides of one command line."""
+
+    def __init__(self, overrides: Mapping[str, Any], root: Path = Path()) -> None:
+        self.overrides = dict(overrides)
+        self.root = root
+        self._plans: dict[tuple[str, frozenset[Stage]], Plan] = {}
+
+    def names(self) -> list[str]:
+        """Every experiment."""
+        return experiments(self.root)
+
+    def plan(self, experiment: str, target: str | None = None) -> Plan:
+        """Load and check one experiment, for everything that `target` needs.
+
+        Args:
+            target: a name in TARGETS; None: any stage already planned will do.
+
+        Raises:
+            ConfigError: see `load`; also for a target that the experiment switches off.
+        """
+        if target is None:
+            for (name, _), plan in self._plans.items():
+                if name == experiment:
+                    return plan
+        wanted = TARGETS[target] if target else ()
+        # Without tuning fewer stages run than this says; none of those reads an input file.
+        needs = _needs(wanted)
+        key = (experiment, needs)
+        if key not in self._plans:
+            resolved = load(experiment, self.overrides, root=self.root, stages=needs)
+            self._plans[key] = Plan(resolved, identities(resolved.settings))
+        plan = self._plans[key]
+        if target == "tune" and not plan.settings.gemm_tuning.enabled:
+            raise ConfigError([_nothing_to_tune(plan)])
+        return plan
+
+    def target(self, kind: str, experiment: str) -> list[str]:
+        """The files that the target `<kind>_<experiment>` asks for."""
+        plan = self.plan(experiment, kind)
+        return [artifact(plan.stages[stage]) for stage in TARGETS[kind]]
+
+    def by_key(self, stage: Stage, owner: str, key: str) -> Plan:
+        """The experiment whose `stage` has this key.
+
+        Raises:
+            RunConflictError: no experiment has it (any more).
+        """
+        found = self._find(stage, owner, lambda made: made.key == key)
+        if found is None:
+            raise RunConflictError(_not_current(stage, owner, f"key {key}"))
+        return found
+
+    def by_digest(self, stage: Stage, owner: str, digest: str) -> Plan:
+        """The experiment whose frozen settings of `stage` have this digest.
+
+        Raises:
+            RunConflictError: no experiment has it (any more).
+        """
+        found = self._find(stage, owner, lambda made: made.digest == digest)
+        if found is None:
+            raise RunConflictError(_not_current(stage, owner, f"settings {digest}"))
+        return found
+
+    def _find(self, stage: Stage, owner: str, matches: Any) -> Plan | None:
+        for plan in self._plans.values():
+            made = plan.stages[stage]
+            if made.owner == owner and matches(made):
+                return plan
+        # A job on another node plans nothing itself: it is asked for a file by its path.
+        for name in sorted(self.names(), key=lambda name: name != owner):
+            try:
+                plan = self.plan(name)
+            except ConfigError:
+                if name == owner:
+                    raise
+                continue
+            made = plan.stages[stage]
+            if made.owner == owner and matches(made):
+                return plan
+        return None
+
+    def text(self, plan: Plan, stage: Stage) -> list[str]:
+        """The text files that a stage reads."""
+        settings = plan.settings
+        if stage == "data":
+            return text_files.matching(settings.data_path, self.root)
+        if stage == "tokenizer" and settings.tokenizer_model is None:
+            return text_files.matching(settings.tokenizer_data_path, self.root)
+        return []
+
+
+def freeze(made: StageKey, path: Path | str) -> None:
+    """Write the frozen settings of a stage.
+
+    Raises:
+        RunConflictError: `path` carries another digest, so the configuration changed since the
+            file was planned.
+    """
+    if Path(path).name != Path(settings_file(made)).name:
+        raise RunConflictError(
+            f"{path}: the settings of {made.owner} now have the digest {made.digest}: the "
+            "configuration changed since this job was planned. Fix: run snakemake again"
+        )
+    settings = StageSettings(
+        stage=made.stage,
+        experiment=made.owner,
+        key=made.key,
+        identity=made.identity,
+        extent=made.extent,
+        options=made.options,
+        upstream=made.upstream,
+    )
+    settings.save(path)
+
+
+def extent_lines(made: StageKey) -> list[str]:
+    """The extent as `key=value`, so that a dry run prints which value changed."""
+    return [f"{name}={json.dumps(value)}" for name, value in sorted(made.extent.items())]
+
+
+def check_target(name: str, names: list[str]) -> ConfigError | None:
+    """A mistake in the name of a target, in words; None where it is none of ours."""
+    kind, _, experiment = name.partition("_")
+    if kind not in TARGETS or "/" in name or experiment in names:
+        return None
+    fix = did_you_mean(experiment, names) or f"known: {listed(names)}"
+    why = f"there is no experiment {show(experiment)}"
+    return ConfigError([Problem(file="configs", key="", value="", why=why, fix=fix)])
+
+
+def _needs(wanted: tuple[Stage, ...]) -> frozenset[Stage]:
+    needs: set[Stage] = set(wanted)
+    for stage in reversed(STAGES):
+        if stage in needs:
+            needs.update(UPSTREAM[stage])
+    return frozenset(needs)
+
+
+def _nothing_to_tune(plan: Plan) -> Problem:
+    return Problem(
+        file=plan.resolved.source("gemm_tuning.enabled"),
+        key="gemm_tuning.enabled",
+        value="false",
+        why="the target asks for tuned kernels, and this experiment has tuning switched off",
+        fix="write true, or ask for another target",
+    )
+
+
+def _not_current(stage: Stage, owner: str, what: str) -> str:
+    return (
+        f"no experiment has {what} for stage {stage} of {owner}: the configuration changed since "
+        "that path was made. Fix: ask for a target such as train_<experiment>, or restore the edit"
+    )

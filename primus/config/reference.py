@@ -1,0 +1,159 @@
+"""What is generated from the schema: the reference page, the editors' schema, the defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from primus.config.fields import affects, alternatives, group_of
+from primus.config.schema.architecture import Architecture
+from primus.config.schema.data import Data
+from primus.config.schema.hardware import Hardware
+from primus.config.schema.keys import Keys
+from primus.config.schema.parallel import Parallel
+from primus.config.schema.settings import Settings
+from primus.config.schema.training import Training
+
+_SECTIONS: tuple[tuple[str, type[Keys]], ...] = (
+    ("Model", Architecture),
+    ("Hardware", Hardware),
+    ("Parallel layout", Parallel),
+    ("Data and tokenizer", Data),
+    ("Training", Training),
+)
+_WORDS: dict[Any, str] = {
+    int: "integer",
+    float: "number",
+    bool: "true/false",
+    str: "text",
+    list[str]: "list of text",
+    dict[str, str]: "names and text",
+}
+_HEAD = """\
+# Every configuration key
+
+Written by `python -m primus.config reference`; do not edit. How the files fit together:
+[configuration.md](configuration.md).
+
+*Identity*: a change makes something else, at another path. *Extent*: a change makes more or less
+of the same thing, in place. *Option*: read by the stage, but a change re-runs nothing.
+"""
+_DEFAULTS_HEAD = """\
+# Every key with its meaning and default. Written by `python -m primus.config defaults`; do not
+# edit: this file is not read. Keys without a default stand as `key:`.
+"""
+
+
+def markdown() -> str:
+    """docs/reference.md."""
+    parts = [_HEAD]
+    for title, fields in _sections():
+        parts.append(
+            f"\n## {title}\n\n| key | type | default | meaning | stages |\n|---|---|---|---|---|"
+        )
+        parts += [_table_row(path, field) for path, field in fields]
+    return "\n".join(parts) + "\n"
+
+
+def defaults() -> str:
+    """configs/default.yaml."""
+    lines = [_DEFAULTS_HEAD]
+    for title, fields in _sections():
+        lines.append(f"\n# {title}")
+        for path, field in fields:
+            indent = "  " * (len(path) - 1)
+            lines.append(f"{indent}# {field.description} ({_type(field)})")
+            lines.append(f"{indent}{path[-1]}:{_default_yaml(field)}")
+    return "\n".join(lines) + "\n"
+
+
+def json_schema() -> str:
+    """configs/schema.json: one schema for experiments, models and hardware."""
+    schema = Settings.model_json_schema()
+    for group in (schema, *schema["$defs"].values()):
+        group.pop("required", None)
+        group["properties"] = {n: _editor(p) for n, p in group["properties"].items()}
+    schema["properties"].pop("experiment")
+    schema |= {"title": "Primus experiment", "$schema": "http://json-schema.org/draft-07/schema#"}
+    schema["definitions"] = schema.pop("$defs")
+    text = json.dumps(schema, indent=2, sort_keys=True).replace("#/$defs/", "#/definitions/")
+    return text + "\n"
+
+
+def _editor(declared: dict[str, Any]) -> dict[str, Any]:
+    """A property without our own annotations; where text is no value, `${VAR}` still is."""
+    cleaned = {k: v for k, v in declared.items() if k not in ("affects", "title")}
+    kinds = json.dumps(cleaned)
+    if '"string"' in kinds or "$ref" in kinds:
+        return cleaned
+    kept = {k: cleaned.pop(k) for k in ("description", "default") if k in cleaned}
+    variable = {"type": "string", "pattern": "\\$\\{"}
+    return kept | {"anyOf": [*cleaned.get("anyOf", [cleaned]), variable]}
+
+
+def _sections() -> Iterator[tuple[str, list[tuple[tuple[str, ...], FieldInfo]]]]:
+    own = {n: f for n, f in Settings.model_fields.items() if n in ("model", "hardware")}
+    yield "Experiment", [((name,), field) for name, field in own.items()]
+    for title, group in _SECTIONS:
+        yield title, list(_with_groups(group.model_fields))
+    tuning = {"gemm_tuning": Settings.model_fields["gemm_tuning"]}
+    yield "GEMM tuning", list(_with_groups(tuning))
+
+
+def _with_groups(
+    fields: dict[str, FieldInfo], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    for name, field in fields.items():
+        yield (*path, name), field
+        group = group_of(field)
+        if group is not None:
+            yield from _with_groups(group.model_fields, (*path, name))
+
+
+def _table_row(path: tuple[str, ...], field: FieldInfo) -> str:
+    touched = affects(field)
+    stages = "; ".join(
+        f"{how}: {', '.join(names)}" for how, names in vars(touched).items() if names
+    )
+    default = "" if group_of(field) else _default(field)
+    cells = (f"`{'.'.join(path)}`", _type(field), default, field.description or "", stages)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(field: FieldInfo) -> str:
+    return "**required**" if field.is_required() else f"`{json.dumps(field.default)}`"
+
+
+def _default_yaml(field: FieldInfo) -> str:
+    if group_of(field) and field.default is not None:
+        return ""
+    if field.is_required() or field.default is None:
+        return "" if field.is_required() else " null"
+    if isinstance(field.default, float) and "e" in repr(field.default):
+        return f" {field.default:.1e}"
+    return f" {json.dumps(field.default)}"
+
+
+def _type(field: FieldInfo) -> str:
+    """The type in words, with bounds."""
+    words = []
+    for part in alternatives(field.annotation):
+        if part is type(None):
+            words.append("null")
+        elif get_origin(part) is Literal:
+            words.append(", ".join(str(a) for a in get_args(part)))
+        elif isinstance(part, type) and issubclass(part, Keys):
+            words.append("group")
+        else:
+            words.append(_WORDS[part])
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+    bounds = [
+        f"{sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in signs
+        if getattr(rule, name, None) is not None
+    ]
+    return " or ".join(words) + (f" {', '.join(bounds)}" if bounds else "")

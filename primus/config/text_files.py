@@ -1,0 +1,47 @@
+"""Which text files a pattern in the configuration means."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_TEXT = (".txt", ".jsonl")
+_PACKED = ("", ".gz", ".zst")
+SUFFIXES = tuple(kind + packing for kind in _TEXT for packing in _PACKED)
+
+
+def matching(patterns: Iterable[str], root: Path) -> list[str]:
+    """Every file that any pattern matches, sorted, once each; relative patterns give relative
+    paths.
+
+    Args:
+        root: directory against which relative patterns are read.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        names = glob.glob(pattern, root_dir=root, recursive=True)
+        found.update(name for name in names if (root / name).is_file())
+    return sorted(found)
+
+
+def mistakes(pattern: str, root: Path, must_exist: bool) -> Iterator[tuple[str, str]]:
+    """Why a pattern cannot be used, and the fix.
+
+    Args:
+        must_exist: whether a stage is to read the files now.
+    """
+    if ".." in Path(pattern).parts:
+        yield "climbs out of the root by '..'", "write the absolute path"
+        return
+    if not must_exist:
+        return
+    names = matching([pattern], root)
+    if not names:
+        yield "matches no file", "name an existing file; relative paths start at the root"
+    for name in names:
+        if not name.endswith(SUFFIXES):
+            yield f"matches {name}, which is no known kind of text", f"known: {', '.join(SUFFIXES)}"
+        elif "{" in name or "}" in name:
+            # Snakemake takes braces in the path of an input for a wildcard.
+            yield f"matches {name}, which has a brace in its name", "rename the file"

@@ -1,0 +1,134 @@
+# The only file with functions: experiments, paths and keys. What is here stays thin; the work is
+# in primus/config, which has types and tests.
+import json
+import os
+import sys
+from functools import wraps
+
+# Commands run with the Python that runs Snakemake, also where its environment is not active.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+sys.path.insert(0, os.getcwd())
+
+from primus.config import paths, pipeline
+from primus.errors import PrimusError, fail
+
+PIPELINE = pipeline.Pipeline(config)
+
+
+# Only for --software-deployment-method apptainer. What ranks run in is the hardware's `container`.
+container: "docker://docker.io/library/python:3.11"
+
+
+wildcard_constraints:
+    experiment=r"[A-Za-z0-9][\w.-]{0,63}",
+    dataset=r"[A-Za-z0-9][\w.-]{0,63}",
+    owner=r"[A-Za-z0-9][\w.-]{0,63}",
+    stage=r"[a-z]+",
+    key=r"[0-9a-f]{12}",
+    digest=r"[0-9a-f]{12}",
+
+
+def or_fail(function):
+    """Turn a mistake of the user into its one line: SystemExit passes Snakemake untouched."""
+
+    @wraps(function)
+    def guarded(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except PrimusError as error:
+            fail(error)
+
+    return guarded
+
+
+@or_fail
+def targets():
+    """(kind, experiment) of every named target."""
+    return [(kind, name) for name in PIPELINE.names() for kind in pipeline.TARGETS]
+
+
+TARGETS = targets()
+DEFAULT_TARGET = ("train", "llama3_8B_tiny")
+
+
+def wanted(kind, experiment):
+    """The input of a target; the experiment is loaded and checked only when it is asked for."""
+    return or_fail(lambda wildcards: PIPELINE.target(kind, experiment))
+
+
+def plan_of(stage, wildcards):
+    """The experiment for which a stage runs, by the path of what the stage makes."""
+    owner = getattr(wildcards, paths.owner_kind(stage))
+    return PIPELINE.by_key(stage, owner, wildcards.key)
+
+
+def frozen(stage, reader):
+    """The frozen settings of `stage` in the experiment for which `reader` runs."""
+    return or_fail(lambda wildcards: paths.settings_file(plan_of(reader, wildcards).stages[stage]))
+
+
+def made_by(stage, reader):
+    """What `stage` makes; nothing where the experiment does without the stage."""
+
+    def path(wildcards):
+        plan = plan_of(reader, wildcards)
+        return paths.artifact(plan.stages[stage]) if plan.runs(stage) else []
+
+    return or_fail(path)
+
+
+def text_for(stage):
+    """The text files that `stage` reads."""
+    return or_fail(lambda wildcards: PIPELINE.text(plan_of(stage, wildcards), stage))
+
+
+def all_frozen(reader):
+    """The frozen settings of every stage that runs for `reader`, itself included."""
+    return or_fail(lambda wildcards: plan_of(reader, wildcards).frozen(reader))
+
+
+def extent(stage):
+    """How far to go, as tracked `key=value` lines: a dry run prints which value changed."""
+    return or_fail(lambda wildcards: pipeline.extent_lines(plan_of(stage, wildcards).stages[stage]))
+
+
+def options(stage):
+    """Untracked settings as JSON.
+
+    Snakemake 9.27 leaves the value of a function that takes `input`, `output`, `threads` or
+    `resources` out of its record of params (`Rule._is_deriving_function`): a change of an option
+    must not re-run anything. tests/pipeline/test_plan.py holds it to that.
+    """
+    return or_fail(
+        lambda wildcards, input: json.dumps(dict(plan_of(stage, wildcards).stages[stage].options))
+    )
+
+
+def flag(name, item):
+    """`name` and the files of `item`, or nothing where there are none (untracked, as above)."""
+    return lambda wildcards, input: [name, input[item]] if input[item] else []
+
+
+def threads_for(stage):
+    """Cores that the stage keeps busy."""
+    return or_fail(lambda wildcards: plan_of(stage, wildcards).threads(stage))
+
+
+# Empty on success, so that `--lint` finds a log for each rule and a failure finds its text.
+rule settings:
+    output:
+        paths.SETTINGS,
+    log:
+        "output/logs/settings/{owner}.{stage}.{digest}.log",
+    localrule: True
+    params:
+        # Untracked (see options): the digest in the path already says all that matters.
+        experiment=or_fail(
+            lambda wildcards, output: PIPELINE.by_digest(
+                wildcards.stage, wildcards.owner, wildcards.digest
+            ).settings.experiment
+        ),
+        config=lambda wildcards, output: json.dumps(PIPELINE.overrides),
+    shell:
+        "python -m primus.config freeze {params.experiment:q} --stage {wildcards.stage:q} "
+        "--output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"

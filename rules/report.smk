@@ -1,0 +1,29 @@
+# One self-contained page about a run, and the same figures as JSON.
+
+
+rule report:
+    input:
+        settings=frozen("report", "report"),
+        train=made_by("train", "report"),
+        samples=made_by("samples", "report"),
+        data=made_by("data", "report"),
+        tokenizer=made_by("tokenizer", "report"),
+        shapes=made_by("shapes", "report"),
+        tuned=made_by("tune", "report"),
+        export=made_by("export", "report"),
+        stage_settings=all_frozen("report"),
+    output:
+        html=paths.ARTIFACT["report"],
+        json=paths.REPORT_JSON,
+    log:
+        paths.log_pattern("report"),
+    params:
+        options=options("report"),
+        shapes=flag("--shapes", "shapes"),
+        tuned=flag("--tuned", "tuned"),
+    shell:
+        "python -u -m primus.report --settings {input.settings:q} "
+        "--options {params.options:q} --train {input.train:q} --samples {input.samples:q} "
+        "--data {input.data:q} --tokenizer {input.tokenizer:q} {params.shapes:q} {params.tuned:q} "
+        "--export {input.export:q} --stage-settings {input.stage_settings:q} "
+        "--output {output.html:q} 2>&1 | tee {log:q}"
