@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from primus.gemm.backends.base import DEFAULT
 from primus.gemm.problem import Problem
 
-DEFAULT = "default"
 # Raise it when a kernel is added, removed or computes differently: measured times then go apart.
 KERNELS_VERSION = "1"
 _MIN_SPLIT = 64
@@ -142,7 +142,7 @@ def _is_bf16(problem: Problem) -> bool:
 
 
 def _has_onednn(problem: Problem) -> bool:
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return bool(torch.backends.mkldnn.is_available())
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from typing_extensions import Self
 
@@ -22,7 +24,7 @@ from primus.gemm.backends.base import BackendSpec
 # Loading torch from a slow network file system takes its time; this is no measurement.
 START_SECONDS = 300.0
 
-Tag = TypeVar("Tag")
+Request = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class _Worker:
             [sys.executable, "-m", "primus.gemm.worker", json.dumps(spec.to_json())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, "PYTHONPATH": _python_path()},
             start_new_session=True,
         )
         self._pending = b""
@@ -62,11 +64,9 @@ class _Worker:
     def send(self, request: Mapping[str, Any], seconds: float) -> None:
         assert self._process.stdin is not None
         self.deadline = time.monotonic() + seconds
-        try:
+        with suppress(BrokenPipeError):  # it may have just died; reading from it says how
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has just died; reading from it says how
 
     def read(self) -> list[dict[str, Any]] | None:
         """The lines that have come; None when the process has ended."""
@@ -79,21 +79,23 @@ class _Worker:
     def kill(self) -> str:
         """End it, and say how it had ended."""
         if self._process.poll() is None:
-            try:
+            with suppress(ProcessLookupError):  # it may end by itself in the meantime
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it went by itself in the meantime
         status = self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            try:
+            with suppress(BrokenPipeError):  # what is still buffered has no reader
                 stream.close()
-            except BrokenPipeError:
-                pass  # what was still buffered has no reader
         return f"signal {-status}" if status < 0 else f"status {status}"
 
 
-class Pool(Generic[Tag]):
+def _python_path() -> str:
+    """So that the worker finds this package from whatever directory it starts in."""
+    root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
+class Pool:
     """Up to `workers` processes of one backend, started when the first request comes.
 
     Use it as a context manager: leaving it ends every process.
@@ -106,7 +108,7 @@ class Pool(Generic[Tag]):
         self._spec, self._size = spec, workers
         self._environment = {**(environment or {}), **(threads if spec.threads else {})}
         self._idle: list[_Worker] = []
-        self._busy: dict[_Worker, tuple[Tag, Mapping[str, Any]]] = {}
+        self._busy: dict[_Worker, Request] = {}
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -125,12 +127,12 @@ class Pool(Generic[Tag]):
 
     def run(
         self,
-        requests: Iterable[tuple[Tag, Mapping[str, Any]]],
+        requests: Iterable[Request],
         *,
         timeout: float,
         deadline: float = float("inf"),
-    ) -> Iterator[tuple[Tag, Answer]]:
-        """Yield each request's tag and answer, in the order in which they come.
+    ) -> Iterator[tuple[Request, Answer]]:
+        """Yield each request and its answer, in the order in which they come.
 
         Requests are taken from the iterable one by one as workers become free.
 
@@ -148,7 +150,7 @@ class Pool(Generic[Tag]):
                 item = next(queue, None)
                 if item is None:
                     break
-                self._give(*item, timeout)
+                self._give(item, timeout)
             if not self._busy:
                 return
             yield from self._collect(timeout, deadline)
@@ -158,9 +160,9 @@ class Pool(Generic[Tag]):
                 self._busy.clear()
                 return
 
-    def _give(self, tag: Tag, request: Mapping[str, Any], timeout: float) -> None:
+    def _give(self, request: Request, timeout: float) -> None:
         worker = self._idle.pop() if self._idle else self._start()
-        self._busy[worker] = (tag, request)
+        self._busy[worker] = request
         if worker.ready:
             worker.send(request, timeout)
 
@@ -173,7 +175,7 @@ class Pool(Generic[Tag]):
         self._selector.unregister(worker)
         return worker.kill()
 
-    def _collect(self, timeout: float, deadline: float) -> Iterator[tuple[Tag, Answer]]:
+    def _collect(self, timeout: float, deadline: float) -> Iterator[tuple[Request, Answer]]:
         """Wait for the next event and yield the answers that it brings."""
         first = min(deadline, *(worker.deadline for worker in self._busy))
         wait = max(0.0, first - time.monotonic())
@@ -188,16 +190,16 @@ class Pool(Generic[Tag]):
                 yield from self._hear(worker, line, timeout)
         now = time.monotonic()
         for worker in [w for w in self._busy if w.deadline <= now]:
-            tag, _ = self._busy.pop(worker)
+            request = self._busy.pop(worker)
             self._end(worker)
             if not worker.ready:
                 raise PrimusError(f"a measuring process did not start in {START_SECONDS:.0f} s")
-            yield tag, Answer({}, f"timeout after {timeout:g} s", timed_out=True)
+            yield request, Answer({}, f"timeout after {timeout:g} s", timed_out=True)
 
     def _hear(
         self, worker: _Worker, line: dict[str, Any], timeout: float
-    ) -> Iterator[tuple[Tag, Answer]]:
-        tag, request = self._busy[worker]
+    ) -> Iterator[tuple[Request, Answer]]:
+        request = self._busy[worker]
         if not worker.ready:
             worker.ready = True
             worker.send(request, timeout)
@@ -205,14 +207,14 @@ class Pool(Generic[Tag]):
         del self._busy[worker]
         self._idle.append(worker)
         error = line.get("error")
-        yield tag, Answer({}, str(error)) if error is not None else Answer(line)
+        yield request, Answer({}, str(error)) if error is not None else Answer(line)
 
-    def _died(self, worker: _Worker) -> Iterator[tuple[Tag, Answer]]:
+    def _died(self, worker: _Worker) -> Iterator[tuple[Request, Answer]]:
         how = self._end(worker)
         if worker in self._idle:
             self._idle.remove(worker)
             return
-        tag, _ = self._busy.pop(worker)
+        request = self._busy.pop(worker)
         if not worker.ready:
             raise PrimusError(f"a measuring process ended at its start with {how}")
-        yield tag, Answer({}, f"the measuring process ended with {how}")
+        yield request, Answer({}, f"the measuring process ended with {how}")

@@ -7,8 +7,6 @@ The fields hold all that hipBLASLt's bench line says about a problem; how a benc
 (rotating, iterations, solution index) is not part of the problem.
 """
 
-# hipBLASLt spells its flags this way.
-# ruff: noqa: N815
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ from primus.gemm.shapes import Phase
 Reader = Callable[[Sequence[Any], Mapping[str, Any], Tensor], Problem]
 
 
-class GemmRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class GemmRecorder(TorchDispatchMode):
     """Context manager that counts every GEMM in its body, with phase.
 
     Under `FakeTensorMode` (entered first, the recorder inside it) it is the trace: the same list

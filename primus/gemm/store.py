@@ -43,7 +43,7 @@ class Times(Manifest):
     kind: ClassVar[str] = "gemm-times"
 
     problem: dict[str, Any]
-    candidates: list[tuple[str, CandidateTimes]] = []
+    candidates: tuple[tuple[str, CandidateTimes], ...] = ()
     failure: str | None = None
     limit_seconds: float | None = None
 

@@ -1,7 +1,7 @@
 """A process that measures: JSON lines in, JSON lines out.
 
 `python -m primus.gemm.worker '<BackendSpec as JSON>'` answers each line on stdin with one on
-stdout. It is a process of its own so that a kernel that hangs or crashes takes nothing else with it.
+stdout. It is a process of its own so that a kernel that hangs or crashes takes nothing else along.
 
     {"peak": "bf16_r"}          → {"peak": 0.45}
     {"problem": {"m": 8, …}}    → {"candidates": [["default", {…}], …]}

@@ -12,6 +12,9 @@ from primus.artifacts.gemm import TunedHeader, TunedRow
 from primus.gemm.problem import Problem
 from primus.gemm.stack import Stack
 
+# What every library's own choice is called; it stands first among a problem's candidates.
+DEFAULT = "default"
+
 NumericsClass = Literal["exact", "rounding", "lossy"]
 
 # A kernel whose RMS error against float64 is at most this many times the default's only rounds
@@ -99,6 +102,10 @@ class Backend(ABC):
     @abstractmethod
     def peak(self, type_name: str) -> float:
         """Measured maximum of `torch.mm` in 10^12 FLOP/s for operands of a GEMM type."""
+
+    def devices(self) -> int:
+        """How many processes can measure at a time without disturbing each other."""
+        return 1
 
     def screen(self, problem: Problem, rounds: int) -> dict[str, list[float] | str]:
         """A first look at every candidate: samples in microseconds, or why it cannot run.

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from primus.gemm.backends.base import Backend, BackendSpec, Numerics
-from primus.gemm.kernels import DEFAULT, KERNELS, KERNELS_VERSION, dispatchable
+from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec, Numerics
+from primus.gemm.kernels import KERNELS, KERNELS_VERSION, dispatchable
 from primus.gemm.operands import DTYPE_OF_TYPE, Operands, make_operands
 from primus.gemm.peak import measure_peak
 from primus.gemm.problem import Problem
@@ -100,6 +100,8 @@ class CpuBackend(Backend):
         )
 
     def peak(self, type_name: str) -> float:
+        if type_name not in DTYPE_OF_TYPE:
+            raise RuntimeError(f"no torch.mm of {type_name} on a CPU")
         torch.set_num_threads(self.spec.threads)
         return measure_peak(DTYPE_OF_TYPE[type_name])
 

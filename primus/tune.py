@@ -1,0 +1,67 @@
+"""Tune the GEMMs of an experiment: shapes.jsonl in, tuned.jsonl out.
+
+Times every distinct problem once per machine and software stack, and keeps the times in a store
+that all experiments share. What this prints is a summary; the file holds everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from primus.artifacts.timing import stage_time
+from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
+from primus.errors import run_main
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage.
+
+    Raises:
+        UnavailableError: this machine cannot measure with the backend.
+        ArtifactError: an input file is missing or damaged.
+    """
+    parser = argparse.ArgumentParser(prog="python -m primus.tune", description=__doc__)
+    add_settings_arguments(parser)
+    parser.add_argument("--shapes", type=Path, required=True, help="shapes.jsonl of the experiment")
+    parser.add_argument("--output", type=Path, required=True, help="tuned.jsonl to write")
+    args = parser.parse_args(argv)
+    settings = load_settings(args, "tune")
+    with stage_time("tune", args.output):
+        print(_tune(settings, args.shapes, args.output), flush=True)
+
+
+def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
+    from primus.files import sha256_file
+    from primus.gemm.backends import load_backend
+    from primus.gemm.backends.base import BackendSpec
+    from primus.gemm.search import SearchSettings, tune
+    from primus.gemm.shapes import read_shapes
+    from primus.gemm.summary import summary
+    from primus.gemm.tuned import write_tuned
+
+    keys = settings.gemm_tuning
+    spec = BackendSpec(
+        name=settings.gemm_backend,
+        threads=settings.threads_per_rank,
+        replay_file=keys.replay_file,
+    )
+    search = SearchSettings(
+        coverage=keys.coverage,
+        min_gain=keys.min_gain,
+        allow_lossy=keys.allow_lossy,
+        budget_seconds=60 * keys.budget_minutes,
+        problem_timeout_seconds=keys.problem_timeout_seconds,
+        workers=keys.workers,
+        environment=settings.env.as_dict(),
+    )
+    _, shapes = read_shapes(shapes_path)
+    result = tune(shapes, spec, search, keys.store, enabled=keys.enabled)
+    header, rows = write_tuned(output, result, search, sha256_file(shapes_path))
+    load_backend(spec).write(header, rows, output.parent)
+    return summary(header, rows, measured=result.measured, reused=result.reused)
+
+
+if __name__ == "__main__":
+    run_main(main)
