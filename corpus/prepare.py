@@ -1,9 +1,9 @@
 """Make the files of this directory from two Debian packages (see README.md).
 
-    dpkg-deb -x bible-kjv-text_4.38_all.deb deb
-    dpkg-deb -x bible-kjv_4.38_amd64.deb deb
-    dpkg-deb -x r-cran-janeaustenr_1.0.0-1_all.deb deb
-    python corpus/prepare.py deb
+dpkg-deb -x bible-kjv-text_4.38_all.deb deb
+dpkg-deb -x bible-kjv_4.38_amd64.deb deb
+dpkg-deb -x r-cran-janeaustenr_1.0.0-1_all.deb deb
+python corpus/prepare.py deb
 """
 
 from __future__ import annotations

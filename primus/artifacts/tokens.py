@@ -48,6 +48,8 @@ class DataManifest(Manifest):
     Attributes:
         path_prefix: relative to the manifest, without suffix.
         dtype: numpy name of the token type.
+        skipped_lines: lines that could not be read.
+        empty_documents: documents without text, left out.
         unigram_entropy: entropy of the token frequencies, in nats per token; a model that has
             learnt nothing but frequencies has this loss.
         files: .bin and .idx by path relative to the manifest.
@@ -64,6 +66,7 @@ class DataManifest(Manifest):
     tokens: int
     characters: int
     skipped_lines: int
+    empty_documents: int = 0
     unigram_entropy: float
     tokenizer_fingerprint: str
     vocab_size: int

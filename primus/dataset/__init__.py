@@ -1,0 +1,1 @@
+"""Text to tokenizer, tokens and samples."""
