@@ -1,0 +1,72 @@
+# Every target works from nothing: it makes .venv from the lock files when that is missing or old.
+#
+#   make demo    train llama3_8B_tiny end to end on this machine
+#   make test    all tests that this machine can run
+#   make check   format, lint, types and the quick tests; under three minutes
+#   make fix     repair what can be repaired
+#   make lock    pin the dependencies of pyproject.toml again (UPGRADE=1: newest versions)
+#
+# PYTHON=…       the interpreter to make .venv with, where several are installed
+# TORCH_INDEX=…  an additional package index to find torch in (README, "Installing elsewhere")
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV ?= .venv
+export VENV PYTHON TORCH_INDEX
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+DEMO := llama3_8B_tiny
+QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
+SMK_FILES := $(wildcard Snakefile rules/*.smk)
+
+.ONESHELL:
+.PHONY: demo test check lint types imports quick-tests slow-tests fix lock runtime dev help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '3,11s/^# \{0,3\}//p' Makefile
+
+runtime:
+	@bash requirements/environment.sh runtime
+
+dev:
+	@bash requirements/environment.sh dev
+
+demo: runtime
+	@started=$$SECONDS
+	snakemake --cores all train_$(DEMO) export_$(DEMO)
+	python -m primus.config show $(DEMO) --paths
+	echo "make demo: $$((SECONDS - started)) s after the installation"
+
+test: check slow-tests
+
+check: lint types imports quick-tests
+
+lint: dev
+	ruff format --check
+	ruff check
+	$(if $(SMK_FILES),snakefmt --check $(SMK_FILES))
+	codespell
+
+types: dev
+	mypy
+
+imports: dev
+	lint-imports
+
+quick-tests: dev
+	pytest -n 2 -m "not slow and not pipeline" $(QUICK_TESTS)
+
+slow-tests: dev
+	pytest --durations=10 -m "(slow or pipeline) and not gpu and not slurm" tests
+
+fix: dev
+	ruff check --fix --exit-zero
+	ruff format
+	$(if $(SMK_FILES),snakefmt $(SMK_FILES))
+	codespell --write-changes
+
+lock: dev
+	bash requirements/lock.sh $(if $(UPGRADE),--upgrade)
