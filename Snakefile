@@ -12,6 +12,7 @@ min_version("9.27")
 
 
 include: "rules/common.smk"
+include: "rules/settings.smk"
 include: "rules/data.smk"
 include: "rules/gemm.smk"
 include: "rules/train.smk"

@@ -6,7 +6,7 @@ import sys
 from functools import wraps
 
 # Commands run with the Python that runs Snakemake, also where its environment is not active.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]))
 sys.path.insert(0, os.getcwd())
 
 from primus.config import paths, pipeline
@@ -44,7 +44,9 @@ def or_fail(function):
 @or_fail
 def targets():
     """(kind, experiment) of every named target."""
-    return [(kind, name) for name in PIPELINE.names() for kind in pipeline.TARGETS]
+    names = PIPELINE.names()
+    pipeline.check_targets(sys.argv[1:], names)
+    return [(kind, name) for name in names for kind in pipeline.TARGETS]
 
 
 TARGETS = targets()
@@ -112,23 +114,3 @@ def flag(name, item):
 def threads_for(stage):
     """Cores that the stage keeps busy."""
     return or_fail(lambda wildcards: plan_of(stage, wildcards).threads(stage))
-
-
-# Empty on success, so that `--lint` finds a log for each rule and a failure finds its text.
-rule settings:
-    output:
-        paths.SETTINGS,
-    log:
-        "output/logs/settings/{owner}.{stage}.{digest}.log",
-    localrule: True
-    params:
-        # Untracked (see options): the digest in the path already says all that matters.
-        experiment=or_fail(
-            lambda wildcards, output: PIPELINE.by_digest(
-                wildcards.stage, wildcards.owner, wildcards.digest
-            ).settings.experiment
-        ),
-        config=lambda wildcards, output: json.dumps(PIPELINE.overrides),
-    shell:
-        "python -m primus.config freeze {params.experiment:q} --stage {wildcards.stage:q} "
-        "--output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"

@@ -12,6 +12,7 @@ from primus.config import reference
 from primus.config.fields import walk
 from primus.config.identity import identities
 from primus.config.load import Resolved, experiments, load
+from primus.config.paths import artifact
 from primus.config.pipeline import freeze
 from primus.config.schema.keys import STAGES
 from primus.errors import ConfigError, Problem, run_main
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("show", help="print the resolved settings and their sources")
     command.add_argument("experiment")
     command.add_argument("--json", action="store_true", help="as JSON")
+    command.add_argument("--paths", action="store_true", help="where the results are, instead")
     add_config_argument(command)
     command.set_defaults(run=_show)
 
@@ -99,13 +101,24 @@ def _show(args: argparse.Namespace) -> None:
             "settings": resolved.settings.model_dump(),
             "sources": dict(resolved.sources),
             "keys": {stage: made.key for stage, made in stages.items()},
+            "paths": {stage: artifact(made) for stage, made in stages.items()},
         }
         print(json.dumps(content, indent=2, sort_keys=True))
+        return
+    if args.paths:
+        _show_paths(resolved)
         return
     rows = list(_rows(resolved))
     names, shown = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, value, source in rows:
         print(f"{name:<{names}}  {value:<{min(shown, 48)}}  {source}")
+
+
+def _show_paths(resolved: Resolved) -> None:
+    made = identities(resolved.settings)
+    print(f"report: {artifact(made['report'])}")
+    print(f"model:  {Path(artifact(made['export'])).parent}")
+    print(f"run:    {Path(artifact(made['train'])).parent}")
 
 
 def _rows(resolved: Resolved) -> list[tuple[str, str, str]]:

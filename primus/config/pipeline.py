@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from primus.config import text_files
 from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, identities
+from primus.config.layers import is_name
 from primus.config.load import Resolved, experiments, load
 from primus.config.paths import artifact, settings_file
 from primus.config.problems import did_you_mean, listed, show
@@ -178,14 +179,24 @@ def extent_lines(made: StageKey) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in sorted(made.extent.items())]
 
 
-def check_target(name: str, names: list[str]) -> ConfigError | None:
-    """A mistake in the name of a target, in words; None where it is none of ours."""
-    kind, _, experiment = name.partition("_")
-    if kind not in TARGETS or "/" in name or experiment in names:
-        return None
-    fix = did_you_mean(experiment, names) or f"known: {listed(names)}"
-    why = f"there is no experiment {show(experiment)}"
-    return ConfigError([Problem(file="configs", key="", value="", why=why, fix=fix)])
+def check_targets(words: Sequence[str], names: Sequence[str]) -> None:
+    """Look for targets of ours that name no experiment, with a better word than Snakemake's.
+
+    Args:
+        words: the command line.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    found = []
+    for word in words:
+        kind, _, experiment = word.partition("_")
+        if kind in TARGETS and is_name(experiment) and experiment not in names:
+            fix = did_you_mean(experiment, names) or f"known: {listed(names)}"
+            why = f"there is no experiment {show(experiment)}"
+            found.append(Problem(file="configs", key="", value="", why=why, fix=fix))
+    if found:
+        raise ConfigError(found)
 
 
 def _needs(wanted: tuple[Stage, ...]) -> frozenset[Stage]:

@@ -71,7 +71,8 @@ def explain_unknown(path: KeyPath) -> tuple[str, str]:
     fallback = f"see docs/reference.md; known here: {listed(known)}"
     if group is Settings:
         fallback = "remove it, or see docs/reference.md for the known keys"
-    return "unknown key", did_you_mean(path[-1], known) or fallback
+    prefix = "".join(f"{name}." for name in path[:-1])
+    return "unknown key", did_you_mean(".".join(path), [prefix + n for n in known]) or fallback
 
 
 def explain(error: ErrorDetails, path: KeyPath) -> tuple[str, str]:
