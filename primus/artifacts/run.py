@@ -121,6 +121,28 @@ class TunedUse(_Row):
     problems: list[dict[str, Any]] = []
 
 
+class AttemptResult(Manifest):
+    """What rank 0 knows at the end of an attempt that reached `train_iters`.
+
+    Attributes:
+        seconds: of the attempt, from the start of the process.
+        peak_tflops_per_device: measured or configured; null where nothing measured it.
+    """
+
+    kind: ClassVar[str] = "attempt-result"
+
+    iteration: int
+    consumed_samples: int
+    consumed_tokens: int
+    parameters: int
+    flops_per_token: float
+    peak_tflops_per_device: float | None
+    seconds: float
+    device: str
+    platform: str
+    tuned: TunedUse | None
+
+
 class CheckpointManifest(Manifest):
     """A checkpoint directory; written last, so a directory without it is unfinished.
 

@@ -23,8 +23,8 @@ class Gemm(Protocol):
     def mm(self, a: Tensor, b: Tensor) -> Tensor:
         """`a @ b` for 2-D operands, either of which may be a transposed view."""
 
-    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """`out += a @ b`; `out` is contiguous and may be wider (float32) than the operands."""
+    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """`out += a @ b`, returned; `out` is contiguous and may be wider (float32) than the operands."""
 
 
 class TorchGemm:
@@ -34,12 +34,11 @@ class TorchGemm:
         """`a @ b`."""
         return torch.mm(a, b)
 
-    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """`out += a @ b`."""
+    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """`out += a @ b`, returned."""
         if out.dtype == a.dtype:
-            torch.addmm(out, a, b, out=out)
-        else:
-            out.add_(torch.mm(a, b))
+            return torch.addmm(out, a, b, out=out)
+        return out.add_(torch.mm(a, b))
 
 
 class _Linear(torch.autograd.Function):

@@ -72,17 +72,24 @@ def _forward(batches: MicroBatches, model: Any) -> tuple[Tensor, Any]:
     return losses, partial(_loss, batch["loss_mask"])
 
 
-def _forward_backward(
-    run: Run, chunks: list[Any], batches: MicroBatches, *, forward_only: bool
+def forward_backward(
+    settings: StageSettings,
+    chunks: list[Any],
+    batches: MicroBatches,
+    *,
+    num_microbatches: int,
+    forward_only: bool = False,
 ) -> Tensor:
-    """Run one global batch; returns the sum of losses and of tokens of this rank, (2,) float64."""
-    settings = run.settings
-    ranks = parallel_state.get_data_parallel_world_size()
+    """Run this rank's micro-batches through Megatron's schedule.
+
+    Returns:
+        this rank's sum of losses and of tokens, (2,) float64; zeros on ranks that hold no loss.
+    """
     reports = get_forward_backward_func()(
         forward_step_func=_forward,
         data_iterator=batches if len(chunks) == 1 else [batches] * len(chunks),
         model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=settings.global_batch_size // (settings.micro_batch_size * ranks),
+        num_microbatches=num_microbatches,
         seq_length=settings.seq_length,
         micro_batch_size=settings.micro_batch_size,
         forward_only=forward_only,
@@ -93,6 +100,11 @@ def _forward_backward(
         for report in reports:
             total += report["loss"].double().cpu()
     return total
+
+
+def _num_microbatches(settings: StageSettings) -> int:
+    ranks = parallel_state.get_data_parallel_world_size()
+    return int(settings.global_batch_size // (settings.micro_batch_size * ranks))
 
 
 def _sum_over_ranks(values: Tensor) -> list[float]:
@@ -150,7 +162,12 @@ class Loop:
         for chunk in state.chunks:
             chunk.zero_grad_buffer()
         state.optimizer.zero_grad()
-        local = _forward_backward(run, state.chunks, batches, forward_only=False)
+        local = forward_backward(
+            run.settings,
+            state.chunks,
+            batches,
+            num_microbatches=_num_microbatches(run.settings),
+        )
         stop = torch.tensor([float(run.stop_requested())], dtype=torch.float64)
         loss, tokens, stops = _sum_over_ranks(torch.cat((local, stop)))
         iteration = state.iteration + 1
@@ -211,7 +228,13 @@ class Loop:
             chunk.eval()
         with torch.no_grad():
             parts = [
-                _forward_backward(run, self.state.chunks, batches, forward_only=True)
+                forward_backward(
+                    run.settings,
+                    self.state.chunks,
+                    batches,
+                    num_microbatches=_num_microbatches(run.settings),
+                    forward_only=True,
+                )
                 for _ in range(count)
             ]
         for chunk in self.state.chunks:

@@ -14,12 +14,12 @@ from primus.artifacts.run import MetricsRow, ValidationRow
 class Metrics:
     """Appends rows and never rewrites one: what an interrupted attempt logged stays."""
 
-    def __init__(self, run_directory: Path, *, train_iters: int, purge_step: int) -> None:
+    def __init__(self, run_directory: Path, *, train_iters: int) -> None:
         self._path = run_directory / "metrics.jsonl"
         self._train_iters = train_iters
         _end_torn_line(self._path)
         self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(run_directory / "tensorboard"), purge_step=purge_step)
+        self._board = SummaryWriter(str(run_directory / "tensorboard"))
 
     def train(self, row: MetricsRow) -> None:
         """Record an iteration and print the live line."""

@@ -15,6 +15,7 @@ import psutil
 from primus.artifacts.run import Attempt, RunIdentity
 from primus.errors import ArtifactError, RunConflictError
 from primus.files import atomic_write, sha256_file
+from primus.trainer.checkpoint_directory import newest_first
 
 IDENTITY, TUNED, LOCK = "run.json", "tuned.jsonl", "writer.json"
 
@@ -144,3 +145,8 @@ def new_attempt(directory: Path) -> Path:
     path = root / f"{max(numbers, default=0) + 1:03d}"
     path.mkdir()
     return path
+
+
+def newest_checkpoint(directory: Path) -> str | None:
+    """Name of the newest published checkpoint; it is verified only when it is loaded."""
+    return next((p.name for p in newest_first(directory / "checkpoints")), None)

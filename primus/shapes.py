@@ -1,0 +1,113 @@
+"""Dump the GEMM shapes of training: recorded from real steps, or traced without memory or device.
+
+Calls are counted per micro-batch, on one tensor-parallel rank, over all pipeline stages. Example:
+
+    python -m primus.shapes --settings shapes.json --output shapes.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from primus.artifacts.timing import stage_time
+from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
+from primus.errors import TrainingError, run_main
+from primus.launch import Ranks, run_ranks, thread_environment
+
+# Keys that training steps need and that no shape depends on: any legal value will do.
+_NEUTRAL = {
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_eps": 1e-8,
+    "attention_dropout": 0.0,
+    "clip_grad": 1.0,
+    "eod_mask_loss": False,
+    "hidden_dropout": 0.0,
+    "init_method_std": 0.02,
+    "lr": 1e-4,
+    "min_lr": 0.0,
+    "norm_epsilon": 1e-5,
+    "overlap_grad_reduce": False,
+    "overlap_param_gather": False,
+    "rope_scaling_factor": 8.0,
+    "rotary_base": 1e4,
+    "seed": 1234,
+    "untie_embeddings_and_output_weights": True,
+    "use_distributed_optimizer": False,
+    "use_rope_scaling": False,
+    "weight_decay": 0.1,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write shapes.jsonl."""
+    parser = argparse.ArgumentParser(
+        prog="python -m primus.shapes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_settings_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, help="shapes.jsonl")
+    args = parser.parse_args(argv)
+    settings = load_settings(args, "shapes")
+    if "RANK" in os.environ:
+        _dump(settings, args.output)
+        return
+    with stage_time("shapes", args.output):
+        ranks = model_parallel_ranks(settings)
+        if settings.gemm_tuning.shapes == "trace" or ranks == 1:
+            _dump(settings, args.output)
+        else:
+            _start(settings, ranks, list(argv if argv is not None else sys.argv[1:]))
+
+
+def model_parallel_ranks(settings: StageSettings) -> int:
+    """Ranks that hold one copy of the model; more only repeat the same shapes."""
+    return int(
+        settings.tensor_model_parallel_size
+        * settings.pipeline_model_parallel_size
+        * settings.context_parallel_size
+    )
+
+
+def _start(settings: StageSettings, ranks: int, arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as logs:
+        status = run_ranks(
+            Ranks(
+                module="primus.shapes",
+                arguments=arguments,
+                nproc_per_node=ranks,
+                nodes=1,
+                environment=thread_environment(1) | settings.env.as_dict(),
+                log_directory=Path(logs),
+            )
+        )
+    if status != 0:
+        raise TrainingError(f"the ranks that record shapes ended with exit status {status}")
+
+
+def _dump(settings: StageSettings, output: Path) -> None:
+    from primus.gemm.shapes import write_shapes
+    from primus.shapes_dump import record, trace
+
+    complete = StageSettings.of(
+        "shapes", _NEUTRAL | settings.as_dict(), experiment=settings.experiment, key=settings.key
+    )
+    source = settings.gemm_tuning.shapes
+    calls: Counter[Any] | None = trace(complete) if source == "trace" else record(complete)
+    if calls is None:
+        return
+    shapes = write_shapes(output, calls, source=source, model=settings.identity)
+    number = sum(shape.calls for shape in shapes)
+    print(f"{source}: {number} GEMMs per micro-batch, {len(shapes)} distinct problems")
+
+
+if __name__ == "__main__":
+    run_main(main)

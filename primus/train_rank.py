@@ -1,0 +1,172 @@
+"""One rank of a training attempt: what torchrun starts for `primus.train`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from primus.artifacts.run import Attempt, AttemptResult, Status
+from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
+from primus.errors import PrimusError, run_main
+from primus.launch import end_with_parent
+
+_stop = False
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Join the attempt, train, and on rank 0 write what came of it."""
+    started = time.time()
+    args = _arguments(argv)
+    settings = load_settings(args, "train")
+    end_with_parent(signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _request_stop)
+    _train(settings, args, started)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m primus.train_rank", description=__doc__)
+    add_settings_arguments(parser)
+    parser.add_argument("--samples", type=Path, required=True, help="samples manifest")
+    parser.add_argument("--tuned", type=Path, help="the run's tuned.jsonl")
+    parser.add_argument("--run-directory", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--about", type=Path, required=True, help="JSON for checkpoint manifests")
+    return parser.parse_args(argv)
+
+
+def _request_stop(*_: Any) -> None:
+    global _stop
+    _stop = True
+
+
+def _train(settings: StageSettings, args: argparse.Namespace, started: float) -> None:
+    import torch
+
+    torch.set_num_threads(settings.threads_per_rank)
+    if settings.platform != "cpu":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    from primus.trainer.platform import install
+
+    device = install(settings.platform)
+    from primus.trainer import parallel
+    from primus.trainer.kernels import compile_or_fall_back
+    from primus.trainer.run_directory import sole_writer
+
+    compile_or_fall_back(device)
+    parallel.initialize(settings, timeout_minutes=settings.distributed_timeout_minutes)
+    with ExitStack() as stack:
+        record = _AttemptRecord(settings, args, started)
+        if torch.distributed.get_rank() == 0:
+            stack.enter_context(sole_writer(args.run_directory))
+        try:
+            _attempt(settings, args, device, record)
+        except PrimusError as error:
+            record.end("failed", str(error))
+            raise
+    torch.distributed.destroy_process_group()
+
+
+class _AttemptRecord:
+    """attempt.json of this attempt; written by rank 0 alone."""
+
+    def __init__(self, settings: StageSettings, args: argparse.Namespace, started: float) -> None:
+        self._directory = args.run_directory / "attempts" / f"{args.attempt:03d}"
+        self._number, self._started = args.attempt, started
+        self.first = self.last = 0
+        self.resumed_from: str | None = None
+
+    def begin(self, iteration: int, resumed_from: str | None) -> None:
+        """The attempt starts at `iteration`."""
+        self.first = self.last = iteration
+        self.resumed_from = resumed_from
+        self._write("running", "", None)
+
+    def end(self, status: Status, reason: str) -> None:
+        """The attempt is over."""
+        self._write(status, reason, time.time())
+
+    def result(self, result: AttemptResult) -> None:
+        """Keep what the finished attempt found out."""
+        result.save(self._directory / "result.json")
+
+    def _write(self, status: Status, reason: str, finished: float | None) -> None:
+        from torch import distributed
+
+        if distributed.get_rank() != 0:
+            return
+        Attempt(
+            number=self._number,
+            status=status,
+            reason=reason,
+            started=self._started,
+            finished=finished,
+            first_iteration=self.first,
+            last_iteration=self.last,
+            resumed_from=self.resumed_from,
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            world_size=distributed.get_world_size(),
+        ).save(self._directory / "attempt.json")
+
+
+def _attempt(
+    settings: StageSettings, args: argparse.Namespace, device: Any, record: _AttemptRecord
+) -> None:
+    from torch import distributed
+
+    from primus import train_setup
+    from primus.trainer import checkpoint
+    from primus.trainer.loop import Loop
+
+    started = time.time()
+    tuned = gemm = None
+    if args.tuned is not None:
+        tuned, gemm = train_setup.load_tuned(settings, args.tuned)
+    run, state = train_setup.prepare(settings, args, device, tuned, gemm, lambda: _stop)
+    resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)
+    record.begin(state.iteration, resumed)
+    if distributed.get_rank() == 0 and resumed:
+        print(f"resuming from {resumed}", flush=True)
+    loop = Loop(run, state)
+    try:
+        outcome = loop.train()
+    finally:
+        record.last = state.iteration
+        if run.metrics is not None:
+            run.metrics.close()
+    use = train_setup.tuned_use(gemm)
+    parameters = train_setup.count_parameters(state.chunks)
+    if distributed.get_rank() == 0:
+        result = AttemptResult(
+            iteration=state.iteration,
+            consumed_samples=state.consumed_samples,
+            consumed_tokens=state.consumed_tokens,
+            parameters=parameters,
+            flops_per_token=run.flops_per_token,
+            peak_tflops_per_device=run.peak_tflops,
+            seconds=time.time() - started,
+            device=_device_name(device),
+            platform=settings.platform,
+            tuned=use,
+        )
+        record.result(result)
+    record.end(outcome, "" if outcome == "completed" else "stopped by a signal, state saved")
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    from primus.artifacts.provenance import cpu_model
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+
+
+if __name__ == "__main__":
+    run_main(main)

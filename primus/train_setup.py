@@ -1,0 +1,187 @@
+"""What a rank puts together before it trains: kernels, model, optimizer, data, metrics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor, distributed
+
+from primus.artifacts.run import TunedUse
+from primus.artifacts.tokens import SamplesManifest
+from primus.config.frozen import StageSettings
+from primus.dataset.order import batch_indices
+from primus.dataset.samples import SplitName, open_split
+from primus.gemm.backends import load_backend
+from primus.gemm.backends.base import BackendSpec
+from primus.gemm.dispatch import GemmDispatcher
+from primus.gemm.peak import measure_peak
+from primus.gemm.tuned import TunedResult
+from primus.trainer import parallel
+from primus.trainer.batches import Order, micro_batches
+from primus.trainer.checkpoint import TrainingState
+from primus.trainer.flops import flops_per_token
+from primus.trainer.linear import Gemm
+from primus.trainer.loop import Run
+from primus.trainer.metrics import Metrics
+from primus.trainer.model import model_config, params_dtype
+from primus.trainer.optimizer import build_optimizer, build_scheduler
+
+if TYPE_CHECKING:
+    MicroBatches = Iterator[dict[str, Tensor]]
+
+_GEMM_TYPES = {torch.float32: "f32_r", torch.bfloat16: "bf16_r", torch.float16: "f16_r"}
+_PEAK_KEYS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "bf16"}
+
+
+def prepare(
+    settings: StageSettings,
+    args: argparse.Namespace,
+    device: torch.device,
+    tuned: TunedResult | None,
+    gemm: Gemm | None,
+    stop_requested: Callable[[], bool],
+) -> tuple[Run, TrainingState]:
+    """Everything of an attempt, at iteration 0 and with fresh weights.
+
+    Args:
+        args: the command line of `primus.train_rank`.
+        gemm: who multiplies matrices; None for torch itself.
+    """
+    config = model_config(settings, gemm)
+    chunks = parallel.wrap(settings, config, parallel.build_chunks(settings, config))
+    optimizer = build_optimizer(settings, chunks)
+    config.grad_scale_func = optimizer.scale_loss
+    state = TrainingState(
+        chunks=chunks, optimizer=optimizer, scheduler=build_scheduler(settings, optimizer)
+    )
+    about = json.loads(args.about.read_text()) | {
+        "attempt": args.attempt,
+        "layout": parallel.layout(settings),
+    }
+    leader = distributed.get_rank() == 0
+    run = Run(
+        settings=settings,
+        config=config,
+        directory=args.run_directory,
+        attempt=args.attempt,
+        train_batches=_batches(settings, args.samples, "train", device),
+        valid_batches=_valid(settings, args.samples, device),
+        flops_per_token=flops_per_token(settings),
+        peak_tflops=_peak(settings, tuned, device),
+        about=about,
+        metrics=Metrics(args.run_directory, train_iters=settings.train_iters) if leader else None,
+        stop_requested=stop_requested,
+    )
+    return run, state
+
+
+def _batches(
+    settings: StageSettings, samples: Path, split: SplitName, device: torch.device
+) -> Callable[[int], MicroBatches]:
+    dataset: Any = open_split(samples, split, eod_mask_loss=settings.eod_mask_loss)
+    seed = SamplesManifest.load(samples).seed
+    size = len(dataset)
+    order: Order = (
+        _walk(settings.global_batch_size, size, seed)
+        if split == "train"
+        else _straight(settings.global_batch_size, size)
+    )
+
+    def from_sample(consumed_samples: int) -> MicroBatches:
+        return micro_batches(
+            dataset,
+            order,
+            consumed_samples=consumed_samples,
+            global_batch_size=settings.global_batch_size,
+            micro_batch_size=settings.micro_batch_size,
+            rank=parallel_state.get_data_parallel_rank(),
+            ranks=parallel_state.get_data_parallel_world_size(),
+            device=device,
+            num_workers=settings.num_workers if split == "train" else 0,
+        )
+
+    return from_sample
+
+
+def _valid(
+    settings: StageSettings, samples: Path, device: torch.device
+) -> Callable[[], MicroBatches] | None:
+    if settings.eval_iters == 0:
+        return None
+    from_sample = _batches(settings, samples, "valid", device)
+    # Every validation reads the same samples.
+    return lambda: from_sample(0)
+
+
+def _walk(batch: int, size: int, seed: int) -> Order:
+    return lambda consumed: batch_indices(consumed, batch, size, seed)  # type: ignore[return-value]
+
+
+def _straight(batch: int, size: int) -> Order:
+    def order(consumed: int) -> Sequence[int]:
+        return [(consumed + number) % size for number in range(batch)]
+
+    return order
+
+
+def load_tuned(settings: StageSettings, path: Path) -> tuple[TunedResult, GemmDispatcher]:
+    """The run's tuned result and the dispatcher that applies it.
+
+    Raises:
+        StackMismatchError: it was measured on another device or library build.
+    """
+    result = TunedResult.load(path)
+    spec = BackendSpec(name=result.header.backend, threads=settings.threads_per_rank)
+    result.check_stack(load_backend(spec).stack())
+    return result, GemmDispatcher(result)
+
+
+def _peak(settings: StageSettings, tuned: TunedResult | None, device: torch.device) -> float | None:
+    dtype = params_dtype(settings)
+    configured = getattr(settings.peak_tflops, _PEAK_KEYS[dtype])
+    if configured is not None:
+        return float(configured)
+    if tuned is not None and _GEMM_TYPES[dtype] in tuned.header.peak_tflops:
+        return tuned.header.peak_tflops[_GEMM_TYPES[dtype]]
+    box = [measure_peak(dtype, device.type) if distributed.get_rank() == 0 else 0.0]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def tuned_use(dispatcher: GemmDispatcher | None) -> TunedUse | None:
+    """What became of the tuned kernels on all ranks together; collective.
+
+    Problems are those of rank 0, calls are summed over the ranks.
+    """
+    if dispatcher is None:
+        return None
+    uses: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(uses, dispatcher.use())
+    sums = {
+        name: sum(getattr(use, name) for use in uses)
+        for name in ("hits", "defaults", "misses", "rejections")
+    }
+    return TunedUse(**sums, problems=uses[0].problems)
+
+
+def count_parameters(chunks: list[Any]) -> int:
+    """Parameters of the whole model, each counted once; collective.
+
+    A parameter that tensor-parallel ranks hold in common counts on the first of them.
+    """
+    first = parallel_state.get_tensor_model_parallel_rank() == 0
+    own = sum(
+        parameter.numel()
+        for chunk in chunks
+        for parameter in chunk.parameters()
+        if first or getattr(parameter, "tensor_model_parallel", False)
+    )
+    total = torch.tensor([own], dtype=torch.int64, device=torch.cuda.current_device())
+    distributed.all_reduce(total, group=parallel_state.get_model_parallel_group())
+    return int(total.item())
