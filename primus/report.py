@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from primus.artifacts.run import TrainManifest
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments
 from primus.errors import ArtifactError, run_main
@@ -28,18 +28,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with stage_time("report", args.output):
         settings = StageSettings.load(args.settings, "report", args.options)
-        paths = Paths.of(args)
+        train = TrainManifest.load(args.train)
+        if (train.experiment, train.key) != (settings.experiment, settings.key):
+            raise ArtifactError(
+                f"{args.train}: is of {train.experiment} {train.key}, "
+                f"the settings are of {settings.experiment} {settings.key}"
+            )
         report = build_report(
-            paths,
+            Paths.of(args),
             args.output,
-            overrides=args.overrides,
             hash_gib=args.hash_gib,
             loss_png=args.loss_png,
         )
-        if report.experiment != settings.experiment:
-            raise ArtifactError(
-                f"{args.train}: is of {report.experiment!r}, not of {settings.experiment!r}"
-            )
     print(f"{report.summary}\nreport: {args.output}", flush=True)
 
 
@@ -78,7 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--stage-settings", type=Path, nargs="*", help="frozen settings of the other stages")
     add("--output", type=Path, required=True, help="report.html; report.json goes beside it")
     add("--loss-png", type=Path, help="also write the loss curve as a picture")
-    add("--overrides", type=json.loads, default={}, metavar="JSON", help="what --config was given")
     add("--hash-gib", type=float, default=math.inf, help="hash at most this much of checkpoints")
     return parser
 

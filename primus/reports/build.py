@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,12 @@ def build_report(
     paths: Paths,
     output: Path,
     *,
-    overrides: Mapping[str, str] | None = None,
     hash_gib: float = math.inf,
     loss_png: Path | None = None,
 ) -> ReportManifest:
     """Write `output` (HTML) and the JSON file beside it.
 
     Args:
-        overrides: what the run was given through `--config`, for the reproduce command.
         hash_gib: how much of the checkpoints may be hashed, newest first.
         loss_png: where to put the loss curve as a picture, if anywhere.
 
@@ -42,7 +40,7 @@ def build_report(
     judgement = judge(inputs, headline, hash_gib * GIB)
     failed = output.with_name(f"{output.stem}.failed{output.suffix}")
     target = failed if judgement.verdict == "failed" else output
-    manifest = _write(inputs, headline, judgement, target, overrides or {})
+    manifest = _write(inputs, headline, judgement, target)
     if loss_png is not None:
         from primus.reports.figures import save_loss_png
 
@@ -59,7 +57,6 @@ def _write(
     headline: Headline,
     judgement: Judgement,
     target: Path,
-    overrides: Mapping[str, str],
 ) -> ReportManifest:
     from primus.reports.page import render  # matplotlib, which --check does without
 
@@ -76,7 +73,7 @@ def _write(
     )
     manifest.save(target.with_suffix(".json"))
     with atomic_write(target) as stream:
-        stream.write(render(inputs, headline, judgement, overrides))
+        stream.write(render(inputs, headline, judgement))
     return manifest
 
 

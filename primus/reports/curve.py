@@ -149,7 +149,6 @@ def gaps(curve: Curve, log_interval: int | None) -> list[str]:
         interval = max(multimode(positive)) if len(positive) > 1 else log_interval
         if interval is None:
             continue
-        interval = max(interval, log_interval or 0)
         marks = [span.base, *iterations, span.last]
         found += [
             f"attempt {span.attempt} logs nothing between iterations {before} and {after}"

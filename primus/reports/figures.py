@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,10 @@ class Series:
 def series(x: Sequence[float], y: Sequence[float | None]) -> Series:
     """Thin a curve to what a page can show; buckets hold equal numbers of rows."""
     ys = np.asarray([np.nan if value is None else value for value in y], dtype=np.float64)
-    parts = min(_POINTS, len(ys))
-    xs = np.array_split(np.asarray(x, dtype=np.float64), parts)
-    buckets = np.array_split(ys, parts)
+    size = -(-len(ys) // _POINTS)
+    edges = range(size, len(ys), size)
+    xs = np.split(np.asarray(x, dtype=np.float64), edges)
+    buckets = np.split(ys, edges)
     return Series(
         x=np.array([part[-1] for part in xs]),
         mean=np.array([part.mean() for part in buckets]),
@@ -165,7 +167,8 @@ def inline(text: str, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r" font-family: [^;\"]*;", "", text)
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return re.sub(r"\n\s*", "\n", text).strip()
@@ -237,7 +240,11 @@ def _grad_norm(ax: Axes, chart: Chart) -> None:
         ax.set_yscale("log")
     else:
         ax.set_ylim(bottom=0)
-    skipped = [row for row in chart.rows if row.skipped_iterations]
+    skipped = [
+        row
+        for before, row in pairwise(chart.rows)
+        if row.skipped_iterations > before.skipped_iterations
+    ]
     if skipped:
         xs = [float(row.consumed_tokens) for row in skipped]
         ys = [row.grad_norm or 0.0 for row in skipped]
@@ -251,7 +258,7 @@ def _percentiles(ax: Axes, found: Spread) -> None:
 
 
 def _throughput(ax: Axes, chart: Chart, headline: Headline) -> None:
-    _frame(ax, chart, "Throughput, tokens/s: 5 % to 95 % shaded, median dashed")
+    _frame(ax, chart, "Throughput, tokens/s")
     _percentiles(ax, headline.tokens_per_second)
     _line(ax, series(chart.x, [row.tokens_per_second for row in chart.rows]), TRAIN)
     ax.set_ylim(bottom=0)
@@ -262,6 +269,6 @@ def _throughput(ax: Axes, chart: Chart, headline: Headline) -> None:
         factor = share_of[0]
         shares = ax.secondary_yaxis("right", functions=scaling(factor))
         shares.yaxis.set_major_locator(MaxNLocator(nbins=4))
-        shares.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+        shares.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
         shares.set_ylabel("of the measured peak")
         shares.spines["right"].set_visible(False)

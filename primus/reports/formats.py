@@ -75,7 +75,7 @@ def moment(value: float | None) -> str:
     """Seconds since the epoch as UTC, to the second."""
     if value is None:
         return MISSING
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(value))
 
 
 def setting(value: Any) -> str:

@@ -48,7 +48,7 @@ def compute_headline(inputs: Inputs) -> Headline:
         tflops_per_second=spread([row.tflops_per_second for row in rows]),
         peak_share=spread(shares) if shares else None,
         seconds_per_iteration=pace,
-        skipped_iterations=sum(row.skipped_iterations for row in rows),
+        skipped_iterations=rows[-1].skipped_iterations,
         attempts=max(len(inputs.attempts), 1),
         wall_seconds=wall,
         device_hours=sum(duration(a, curve) * a.world_size for a in inputs.attempts) / 3600,

@@ -41,6 +41,7 @@ def judge(inputs: Inputs, headline: Headline, hash_bytes: float) -> Judgement:
         _agree(inputs),
         _checkpoints(checkpoints, inputs),
         _provenance(inputs),
+        _data_files(inputs),
         _losses(inputs.curve.train),
         _learnt(headline),
         _replays(inputs),
@@ -62,8 +63,9 @@ def judge(inputs: Inputs, headline: Headline, hash_bytes: float) -> Judgement:
 
 def _summary(headline: Headline, checks: Sequence[Check], verdict: Verdict) -> str:
     if verdict == "failed":
-        return " ".join(f"{c.detail.rstrip('.')}." for c in checks if c.outcome == "failed")
-    parts = [f"Finished after {headline.iterations:,} iterations; every file verified."]
+        wrong = (check.detail.rstrip(".") for check in checks if check.outcome == "failed")
+        return " ".join(f"{detail[:1].upper()}{detail[1:]}." for detail in wrong)
+    parts = [f"Finished after {headline.iterations:,} iterations, and the files bear it out."]
     if headline.validation_loss is not None:
         parts.append(f"Validation loss {headline.validation_loss:.3f} nats per token.")
     warnings = sum(check.outcome == "warning" for check in checks)
@@ -123,9 +125,9 @@ def _agree(inputs: Inputs) -> Check:
     if not math.isclose(flops, last.tflops_per_second, rel_tol=FLOPS_TOLERANCE):
         wrong.append(f"{last.tflops_per_second:.4g} TFLOP/s logged, {flops:.4g} follow")
     if wrong:
-        return _check("Summary agrees with metrics", "failed", "; ".join(wrong[:3]))
+        return _check("Totals agree", "failed", "; ".join(wrong[:3]))
     detail = "iterations, samples, tokens, losses, FLOP/s"
-    return _check("Summary agrees with metrics", "ok", detail)
+    return _check("Totals agree", "ok", detail)
 
 
 def _checkpoints(found: Sequence[Verified], inputs: Inputs) -> Check:
@@ -167,6 +169,19 @@ def _provenance(inputs: Inputs) -> Check:
     if wrong:
         return _check("Provenance", "failed", f"{', '.join(wrong)} differ from what was trained on")
     return _check("Provenance", "ok", "samples, data, tokenizer and settings are those trained on")
+
+
+def _data_files(inputs: Inputs) -> Check:
+    """Token files by size, the tokenizer by hash; what is gone was there when it counted."""
+    name, paths = "Data in place", inputs.paths
+    problems = file_problems(paths.tokenizer.parent, inputs.tokenizer.files, hashed=True)
+    problems += file_problems(paths.data.parent, inputs.data.files, hashed=False)
+    gone = [problem for problem in problems if problem.endswith("missing")]
+    if len(problems) > len(gone):
+        return _check(name, "failed", next(p for p in problems if p not in gone))
+    if gone:
+        return _check(name, "warning", "; ".join(gone[:3]))
+    return _check(name, "ok", "token files compared by size, tokenizer hashed")
 
 
 def _losses(rows: Sequence[MetricsRow]) -> Check:

@@ -13,7 +13,7 @@ from primus.reports.formats import FILTERS
 from primus.reports.headline import duration, ended
 from primus.reports.inputs import Inputs, StageValues
 from primus.reports.integrity import Judgement
-from primus.reports.reproduce import reproduce_commands
+from primus.reports.reproduce import reproduction
 
 VERDICTS = {
     "passed": "Finished and verified",
@@ -23,9 +23,7 @@ VERDICTS = {
 MARKS = {"ok": "✓", "warning": "!", "failed": "✗", "absent": "·"}
 
 
-def render(
-    inputs: Inputs, headline: Headline, judgement: Judgement, overrides: Mapping[str, str]
-) -> str:
+def render(inputs: Inputs, headline: Headline, judgement: Judgement) -> str:
     """The whole page; every value is escaped, the figures are the only markup passed through."""
     environment = Environment(
         loader=PackageLoader("primus.reports"),
@@ -47,7 +45,7 @@ def render(
         budget=_budget(headline),
         stages=[_stage(values) for values in inputs.settings],
         gemm_uses=_gemm_uses(inputs),
-        commands=reproduce_commands(inputs, dict(overrides)),
+        reproduction=reproduction(inputs),
     )
 
 
@@ -104,6 +102,4 @@ def flatten(group: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 def _gemm_uses(inputs: Inputs) -> dict[str, dict[str, Any]]:
     """What the run reports per problem, by the problem's text."""
     used = inputs.train.tuned
-    if used is None:
-        return {}
-    return {str(problem.get("problem")): problem for problem in used.problems}
+    return {str(problem.get("problem")): problem for problem in used.problems} if used else {}

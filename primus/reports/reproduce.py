@@ -1,22 +1,109 @@
-"""The commands that make the same run again."""
+"""The command that makes the same run again, and whether it really asks for the same identity."""
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from primus.config.identity import stage_identity
+from primus.config.load import Resolved, load
+from primus.errors import ConfigError
 from primus.reports.inputs import Inputs
 
 
-def reproduce_commands(inputs: Inputs, overrides: dict[str, str]) -> list[str]:
-    """Check out the code that trained the run, then ask for the same target.
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What to type.
 
-    Args:
-        overrides: `key: value` of the run's command line, as `--config` took them.
+    Attributes:
+        commands: in order.
+        caveat: why they may not give the same run; empty where they were found to.
     """
+
+    commands: list[str]
+    caveat: str
+
+
+def reproduction(inputs: Inputs, root: Path = Path()) -> Reproduction:
+    """Find the `--config` that turns the experiment's files under `root` into this run."""
+    overrides, caveat = _overrides(inputs, root)
     commit = inputs.train.environment.code_commit
-    target = f"snakemake train_{inputs.train.experiment}"
+    target = f"snakemake {shlex.quote(f'train_{inputs.train.experiment}')}"
     if overrides:
-        pairs = (f"{name}={value}" for name, value in sorted(overrides.items()))
+        pairs = (f"{name}={_text(value)}" for name, value in sorted(overrides.items()))
         target += " --config " + " ".join(shlex.quote(pair) for pair in pairs)
     checkout = [f"git checkout {shlex.quote(commit)}"] if commit else []
-    return [*checkout, target]
+    if inputs.train.environment.code_dirty:
+        caveat = "The run was trained with uncommitted changes to the code. " + caveat
+    return Reproduction(commands=[*checkout, target], caveat=caveat.strip())
+
+
+def _overrides(inputs: Inputs, root: Path) -> tuple[dict[str, Any], str]:
+    wanted = run_values(inputs)
+    if not wanted:
+        return {}, "The report was given no settings: compare those of the run with your files."
+    experiment = inputs.train.experiment
+    try:
+        base = load(experiment, root=root, stages=())
+        found = differences(wanted, base, derived=False)
+        found = _merged(found, differences(wanted, load(experiment, found, root=root, stages=())))
+        final = load(experiment, found, root=root, stages=())
+    except ConfigError:
+        return {}, (
+            f"configs/{experiment}.yaml does not give this run as it is now: "
+            "set the values under Settings."
+        )
+    if stage_identity(final.settings, "train").key == inputs.train.key:
+        return found, ""
+    return found, (
+        "With the files under configs as they are now this gives another identity: "
+        "compare with the values under Settings."
+    )
+
+
+def run_values(inputs: Inputs) -> dict[str, Any]:
+    """Every setting that the stages of the run read, groups merged."""
+    values: dict[str, Any] = {}
+    for stage in inputs.settings:
+        for group in (stage.identity, stage.extent, stage.options):
+            values = _merged(values, group)
+    return values
+
+
+def differences(
+    wanted: Mapping[str, Any], resolved: Resolved, *, derived: bool = True
+) -> dict[str, Any]:
+    """The wanted values that `resolved` does not have; of groups only the keys that differ.
+
+    Args:
+        derived: also where the value there follows from other keys.
+    """
+    have = resolved.settings.model_dump()
+    found = {}
+    for name, value in wanted.items():
+        if resolved.source(name) == "derived" and not derived:
+            continue
+        if isinstance(value, dict) and isinstance(other := have.get(name), dict):
+            inner = {key: v for key, v in value.items() if other.get(key) != v}
+            if inner:
+                found[name] = inner
+        elif have.get(name) != value:
+            found[name] = value
+    return found
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        name: base[name] | value
+        for name, value in over.items()
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
+    }
+    return {**base, **over, **both}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from primus.artifacts.run import CheckpointManifest, CheckpointSummary, TrainMan
 from primus.errors import ArtifactError
 from primus.files import sha256_file
 from primus.reports.inputs import Checkpoint
+
+_SHA256 = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,5 +83,5 @@ def file_problems(directory: Path, files: Mapping[str, FileRecord], hashed: bool
             elif path.stat().st_size != record.size:
                 problems.append(f"{name} has {path.stat().st_size} bytes, not {record.size}")
         except ArtifactError as error:
-            problems.append(str(error).replace(str(path), name))
+            problems.append(_SHA256.sub(r"\1…", str(error).replace(str(path), name)))
     return problems

@@ -293,7 +293,7 @@ def _write_train(run: Path, spec: RunSpec, key: str) -> Path:
 
 
 def _tuned_use() -> TunedUse:
-    problem = {"problem": PROBLEMS[0][0], "calls": 2400, "applied": "split_n"}
+    problem = {"problem": PROBLEMS[0][0], "calls": 2400, "use": "hit", "candidate": "split_n"}
     return TunedUse(hits=24_000, defaults=21_600, misses=0, rejections=0, problems=[problem])
 
 
