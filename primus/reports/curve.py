@@ -33,6 +33,7 @@ class Curve:
         train, valid: rows that are part of the result, by iteration.
         superseded: training rows of iterations that a later attempt ran again.
         spans: per attempt what it contributed.
+        lost_iterations: run, and run again by a later attempt, whether logged or not.
         bad_lines: `file:line` of every line that is no row.
     """
 
@@ -40,6 +41,7 @@ class Curve:
     valid: list[ValidationRow]
     superseded: list[MetricsRow] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    lost_iterations: int = 0
     bad_lines: list[str] = field(default_factory=list)
 
     def covered(self) -> Iterator[tuple[MetricsRow, int]]:
@@ -125,6 +127,9 @@ def _merge(
             for number in sorted(base)
             if min(end[number], last[number]) > base[number]
         ],
+        lost_iterations=sum(
+            max(0, last[before] - base[after]) for before, after in pairwise(sorted(base))
+        ),
         bad_lines=bad,
     )
 
@@ -161,14 +166,6 @@ def gaps(curve: Curve, log_interval: int | None) -> list[str]:
             found.append(f"no attempt ran iterations {covered + 1} to {span.base}")
         covered = max(covered, span.last)
     return found
-
-
-def lost_iterations(attempts: Sequence[Attempt]) -> int:
-    """Iterations that were run, and run again by a later attempt."""
-    ordered = sorted(attempts, key=lambda attempt: attempt.number)
-    return sum(
-        max(0, before.last_iteration - resume_base(after)) for before, after in pairwise(ordered)
-    )
 
 
 def replay_differences(curve: Curve) -> tuple[int, list[int]]:

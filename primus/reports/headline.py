@@ -10,7 +10,7 @@ import numpy as np
 
 from primus.artifacts.report import Headline, Spread, TimeBudget
 from primus.artifacts.run import Attempt, MetricsRow, ValidationRow
-from primus.reports.curve import Curve, lost_iterations
+from primus.reports.curve import Curve
 from primus.reports.gemm import tuning_figures
 from primus.reports.inputs import Inputs
 
@@ -37,7 +37,7 @@ def compute_headline(inputs: Inputs) -> Headline:
         consumed_tokens=rows[-1].consumed_tokens,
         rows=len(rows),
         superseded_rows=len(curve.superseded),
-        lost_iterations=lost_iterations(inputs.attempts),
+        lost_iterations=curve.lost_iterations,
         final_loss=rows[-1].loss,
         validation_loss=losses[-1] if losses else None,
         best_validation_loss=min(losses, default=None),
@@ -97,7 +97,7 @@ def wall_seconds(inputs: Inputs) -> float:
 def time_budget(curve: Curve, attempts: Sequence[Attempt], wall: float) -> TimeBudget:
     """Split the wall time; the parts add up to it, except where the clocks disagree."""
     compute = sum(row.seconds_per_iteration * count for row, count in curve.covered())
-    lost = _lost_seconds(curve, attempts)
+    lost = _lost_seconds(curve)
     validation = sum(row.seconds for row in curve.valid)
     between = sum(
         max(after.started - ended(before, curve), 0.0) for before, after in pairwise(attempts)
@@ -108,7 +108,7 @@ def time_budget(curve: Curve, attempts: Sequence[Attempt], wall: float) -> TimeB
     )
 
 
-def _lost_seconds(curve: Curve, attempts: Sequence[Attempt]) -> float:
+def _lost_seconds(curve: Curve) -> float:
     """Iterations that were run again, at the median pace."""
     pace = spread([row.seconds_per_iteration for row in curve.train]).median
-    return lost_iterations(attempts) * pace
+    return curve.lost_iterations * pace

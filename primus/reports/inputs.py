@@ -151,7 +151,7 @@ def read_inputs(paths: Paths) -> Inputs:
     run = paths.train.parent
     train = TrainManifest.load(paths.train)
     attempt_files = sorted((run / "attempts").glob("*/attempt.json"))
-    attempts = [Attempt.load(path) for path in attempt_files]
+    attempts = [attempt for path in attempt_files if (attempt := _attempt(path))]
     listed = {summary.name for summary in train.checkpoints}
     on_disk = sorted(path.name for path in (run / "checkpoints").glob("*") if path.is_dir())
     return Inputs(
@@ -186,6 +186,14 @@ def _run_files(run: Path) -> list[Path]:
 
 def _records(paths: Sequence[Path]) -> dict[Path, FileRecord]:
     return {path: FileRecord.of(path) for path in paths}
+
+
+def _attempt(path: Path) -> Attempt | None:
+    """An attempt's record; the trainer too counts only those that can be read."""
+    try:
+        return Attempt.load(path)
+    except ArtifactError:
+        return None
 
 
 def _checkpoint(directory: Path) -> Checkpoint:

@@ -66,8 +66,14 @@ def _overrides(inputs: Inputs, root: Path) -> tuple[dict[str, Any], str]:
 
 
 def run_values(inputs: Inputs) -> dict[str, Any]:
-    """Every setting that the stages of the run read, groups merged."""
+    """Every setting that the stages of the run read, groups merged.
+
+    Of an experiment without tuning no stage says so: the tune stage is just not there.
+    """
     values: dict[str, Any] = {}
+    stages = {stage.stage for stage in inputs.settings}
+    if "train" in stages and "tune" not in stages:
+        values["gemm_tuning"] = {"enabled": False}
     for stage in inputs.settings:
         for group in (stage.identity, stage.extent, stage.options):
             values = _merged(values, group)
