@@ -76,9 +76,11 @@ class _Worker:
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def kill(self) -> str:
-        """End it, and say how it had ended."""
-        if self._process.poll() is None:
+    def kill(self, grace: float = 0.0) -> str:
+        """End it if it has not ended by itself within `grace` seconds; say how it ended."""
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):  # it may end by itself in the meantime
                 os.killpg(self._process.pid, signal.SIGKILL)
         status = self._process.wait()
@@ -171,9 +173,9 @@ class Pool:
         self._selector.register(worker, selectors.EVENT_READ)
         return worker
 
-    def _end(self, worker: _Worker) -> str:
+    def _end(self, worker: _Worker, grace: float = 0.0) -> str:
         self._selector.unregister(worker)
-        return worker.kill()
+        return worker.kill(grace)
 
     def _collect(self, timeout: float, deadline: float) -> Iterator[tuple[Request, Answer]]:
         """Wait for the next event and yield the answers that it brings."""
@@ -189,6 +191,8 @@ class Pool:
             for line in lines:
                 yield from self._hear(worker, line, timeout)
         now = time.monotonic()
+        if now >= deadline:
+            return
         for worker in [w for w in self._busy if w.deadline <= now]:
             request = self._busy.pop(worker)
             self._end(worker)
@@ -210,7 +214,8 @@ class Pool:
         yield request, Answer({}, str(error)) if error is not None else Answer(line)
 
     def _died(self, worker: _Worker) -> Iterator[tuple[Request, Answer]]:
-        how = self._end(worker)
+        # Its output is closed before its exit status is known.
+        how = self._end(worker, grace=5.0)
         if worker in self._idle:
             self._idle.remove(worker)
             return

@@ -152,6 +152,8 @@ class Problem:
                 object.__setattr__(self, name, value)
         if not self.c_type:
             object.__setattr__(self, "c_type", self.d_type)
+        for name in ("alpha", "beta"):  # -0.0 equals 0.0 but is written differently
+            object.__setattr__(self, name, getattr(self, name) + 0.0)
 
     @property
     def flops(self) -> int:

@@ -19,7 +19,7 @@ import sys
 import threading
 from typing import IO, Any
 
-from primus.errors import PrimusError
+from primus.errors import PrimusError, run_main
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import Backend, BackendSpec
 from primus.gemm.measure import measure_problem
@@ -61,4 +61,4 @@ def _answer(backend: Backend, request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

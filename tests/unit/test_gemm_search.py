@@ -1,0 +1,225 @@
+"""The whole search with worker processes, over recordings."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gemm_replay import recording, shape
+
+from primus.artifacts.gemm import load_tuned
+from primus.config.frozen import StageSettings
+from primus.errors import ArtifactError, PrimusError, UnavailableError
+from primus.gemm import pool as pool_module
+from primus.gemm.backends.base import BackendSpec
+from primus.gemm.pool import Pool
+from primus.gemm.progress import Progress
+from primus.gemm.search import SearchSettings, tune
+from primus.gemm.shapes import write_shapes
+from primus.tune import main
+
+WINNER = {"default": {"us": [100.0]}, "fast": {"us": [80.0]}}
+PLAIN = {"default": {"us": [100.0]}, "other": {"us": [101.0]}}
+HANGS = {"default": {"us": [100.0]}, "stuck": {"us": [1.0], "fault": "hang"}}
+CRASHES = {"default": {"us": [100.0]}, "bad": {"us": [1.0], "fault": "crash"}}
+REFUSES = {"default": {"us": [100.0], "fault": "refuse"}}
+FAST = SearchSettings(coverage=1.0, problem_timeout_seconds=1.0)
+
+
+def test_winners_failures_and_the_unknown(tmp_path) -> None:
+    spec = recording(tmp_path / "r.json", [WINNER, PLAIN, HANGS, CRASHES, REFUSES])
+    shapes = [shape(number) for number in range(6)]
+    result = tune(shapes, spec, FAST, str(tmp_path / "store"))
+    found = [(t.choice.candidate, t.choice.reason) for t in result.tuned]
+    assert found[0][0] == "fast"
+    assert [candidate for candidate, _ in found[1:]] == ["default"] * 5
+    assert found[2][1] == "failed: timeout after 1 s"
+    assert found[3][1] == "failed: the measuring process ended with status 3"
+    assert found[4][1].startswith("failed: default: ")
+    assert found[5][1] == "the library has no other kernel"
+    assert (result.measured, result.failed, result.stopped) == (6, 3, "complete")
+    assert result.peak_tflops == {"f32_r": 0.1}
+
+
+def test_nothing_is_measured_twice_also_not_a_failure(tmp_path, monkeypatch) -> None:
+    spec = recording(tmp_path / "r.json", [WINNER, HANGS, CRASHES])
+    shapes = [shape(number) for number in range(3)]
+    first = tune(shapes, spec, FAST, str(tmp_path / "store"))
+    monkeypatch.setattr(Pool, "_start", lambda self: pytest.fail("a worker was started"))
+    second = tune(shapes, spec, FAST, str(tmp_path / "store"))
+    assert (second.measured, second.reused) == (0, 3)
+    assert second.tuned == first.tuned
+    # Another experiment, other settings: the choice differs, the times are the same.
+    other = SearchSettings(coverage=1.0, problem_timeout_seconds=1.0, min_gain=0.3)
+    third = tune([shape(0, calls=7)], spec, other, str(tmp_path / "store"))
+    assert (third.measured, third.tuned[0].choice.candidate) == (0, "default")
+
+
+def test_a_timeout_is_tried_again_under_a_longer_limit(tmp_path) -> None:
+    spec = recording(tmp_path / "r.json", [HANGS])
+    tune([shape(0)], spec, FAST, str(tmp_path / "store"))
+    longer = SearchSettings(problem_timeout_seconds=1.5)
+    result = tune([shape(0)], spec, longer, str(tmp_path / "store"))
+    assert result.measured == 1
+    assert result.tuned[0].choice.reason == "failed: timeout after 1.5 s"
+
+
+def test_problems_are_taken_by_time_until_the_coverage_is_reached(tmp_path) -> None:
+    spec = recording(tmp_path / "r.json", [WINNER] * 4)
+    shapes = [shape(0, 1), shape(1, 100), shape(2, 1), shape(3, 10)]
+    settings = SearchSettings(coverage=0.9)
+    result = tune(shapes, spec, settings, str(tmp_path / "store"))
+    assert [t.choice.candidate for t in result.tuned] == ["default", "fast", "default", "fast"]
+    assert result.tuned[0].choice.reason == "beyond the coverage"
+    assert 0.9 <= result.coverage < 1
+    assert (result.measured, result.stopped) == (2, "complete")
+
+
+def test_the_budget_keeps_the_best_so_far(tmp_path, monkeypatch) -> None:
+    # The clock leaps over the end of the budget when the first problem is done.
+    done: list[str] = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 1e6 * len(done))
+    monkeypatch.setattr(pool_module, "time", clock)
+    monkeypatch.setattr(Progress, "step", lambda self, text: done.append(text))
+    spec = recording(tmp_path / "r.json", [WINNER, HANGS, WINNER])
+    shapes = [shape(0, 100), shape(1, 10), shape(2, 1)]
+    settings = SearchSettings(coverage=1.0, budget_seconds=600.0, workers=2)
+    result = tune(shapes, spec, settings, str(tmp_path / "store"))
+    assert result.stopped == "budget"
+    assert [t.choice.candidate for t in result.tuned] == ["fast", "default", "default"]
+    assert [t.choice.reason for t in result.tuned[1:]] == ["budget", "budget"]
+    monkeypatch.undo()
+    again = tune(shapes[::2], spec, FAST, str(tmp_path / "store"))
+    assert [t.choice.candidate for t in again.tuned] == ["fast", "fast"]
+    assert (again.measured, again.reused) == (1, 1)
+
+
+def test_disabled_measures_nothing(tmp_path, monkeypatch) -> None:
+    spec = recording(tmp_path / "r.json", [WINNER])
+    monkeypatch.setattr(Pool, "_start", lambda self: pytest.fail("a worker was started"))
+    result = tune([shape(0)], spec, FAST, str(tmp_path / "store"), enabled=False)
+    assert (result.stopped, result.measured) == ("disabled", 0)
+    assert result.tuned[0].choice.reason == "gemm_tuning.enabled is false"
+
+
+def test_several_workers_share_the_work(tmp_path) -> None:
+    spec = recording(tmp_path / "r.json", [WINNER, HANGS, WINNER, HANGS, WINNER])
+    settings = SearchSettings(coverage=1.0, problem_timeout_seconds=1.0, workers=2)
+    result = tune([shape(n) for n in range(5)], spec, settings, str(tmp_path / "store"))
+    assert [t.choice.candidate for t in result.tuned] == ["fast", "default"] * 2 + ["fast"]
+
+
+def test_a_worker_killed_from_outside_is_a_failure_of_its_problem(tmp_path, monkeypatch) -> None:
+    spec = recording(tmp_path / "r.json", [HANGS, WINNER])
+    requests = [{"problem": shape(number).problem.to_json()} for number in range(2)]
+    with Pool(spec, 1) as pool:
+        collect = pool._collect
+
+        def kill_once_it_works(*args):
+            busy = next(iter(pool._busy))
+            if busy.ready:
+                busy._process.kill()
+                monkeypatch.undo()
+            return collect(*args)
+
+        monkeypatch.setattr(pool, "_collect", kill_once_it_works)
+        answers = [answer for _, answer in pool.run(requests, timeout=60)]
+    assert answers[0].failure == "the measuring process ended with signal 9"
+    assert (answers[1].failure, answers[1].content["candidates"][1][0]) == (None, "fast")
+
+
+def test_no_process_outlives_the_pool(tmp_path) -> None:
+    spec = recording(tmp_path / "r.json", [HANGS])
+    with Pool(spec, 1) as pool:
+        request = {"problem": shape(0).problem.to_json()}
+        assert list(pool.run([request], timeout=60, deadline=time.monotonic() + 1)) == []
+        pool._idle.append(pool._start())
+        started = pool._idle[0]._process
+    assert started.returncode == -9
+
+
+def test_a_backend_that_does_not_load_is_an_error(tmp_path, monkeypatch) -> None:
+    spec = BackendSpec(name="replay", threads=0, replay_file=str(tmp_path / "missing"))
+    with pytest.raises(ArtifactError, match="missing"):
+        tune([shape(0)], spec, FAST, str(tmp_path / "store"))
+    with (
+        Pool(spec, 1) as pool,
+        pytest.raises(PrimusError, match="ended at its start with status 1"),
+    ):
+        list(pool.run([{"peak": "f32_r"}], timeout=60))
+    monkeypatch.setattr(pool_module, "START_SECONDS", 0.0)
+    good = recording(tmp_path / "r.json", [HANGS])
+    with Pool(good, 1) as pool, pytest.raises(PrimusError, match="did not start"):
+        list(pool.run([{"peak": "f32_r"}], timeout=60))
+
+
+def test_backends_that_are_not_there_are_named(tmp_path) -> None:
+    with pytest.raises(UnavailableError, match="gemm_backend = hipblaslt: not among cpu, replay"):
+        tune([shape(0)], BackendSpec(name="hipblaslt"), FAST, str(tmp_path))
+    with pytest.raises(UnavailableError, match="replay_file is not set"):
+        tune([shape(0)], BackendSpec(name="replay"), FAST, str(tmp_path))
+
+
+def run_stage(tmp_path: Path, output: str, **tuning) -> Path:
+    spec = recording(tmp_path / "r.json", [WINNER, PLAIN, CRASHES])
+    calls = {(shape(n).problem, "forward"): n + 1 for n in range(3)}
+    write_shapes(tmp_path / "shapes.jsonl", calls, source="record", model={})
+    keys = {
+        "enabled": True,
+        "budget_minutes": 5.0,
+        "coverage": 1.0,
+        "min_gain": 0.05,
+        "problem_timeout_seconds": 60.0,
+        "allow_lossy": False,
+        "workers": None,
+        "store": str(tmp_path / "store"),
+        "replay_file": spec.replay_file,
+    }
+    settings = {
+        "platform": "cpu",
+        "threads_per_rank": 1,
+        "gemm_backend": "replay",
+        "env": {},
+        "gemm_tuning": keys | tuning,
+    }
+    StageSettings.of("tune", settings).save(tmp_path / "settings.json")
+    arguments = ["--settings", tmp_path / "settings.json", "--shapes", tmp_path / "shapes.jsonl"]
+    main([str(a) for a in (*arguments, "--output", tmp_path / output)])
+    return tmp_path / output
+
+
+def test_the_stage_writes_the_same_bytes_from_the_same_times(tmp_path, capsys) -> None:
+    first = run_stage(tmp_path, "first.jsonl")
+    printed = capsys.readouterr().out
+    assert (
+        "3 problems: 3 measured now, 0 from the store, 1 failed, 1 with a faster kernel" in printed
+    )
+    second = run_stage(tmp_path, "second.jsonl")
+    assert "0 measured now, 3 from the store" in capsys.readouterr().out
+    assert first.read_bytes() == second.read_bytes()
+    header, rows = load_tuned(first)
+    assert (header.problems, header.timed, header.winners, header.failed) == (3, 2, 1, 1)
+    assert header.default_us == sum(r.calls * (r.default_us or 0) for r in rows)
+    assert header.tuned_us == header.default_us - 20.0
+    assert {r.candidate: r.gain for r in rows} == {"fast": 0.2, "default": 0.0}
+
+
+def test_torn_and_foreign_artefacts_are_named(tmp_path) -> None:
+    good = run_stage(tmp_path, "tuned.jsonl")
+    lines = good.read_text().splitlines()
+    for content, message in (
+        ("\n".join(lines[:-1]) + "\n", "has 2 problems, its header says 3"),
+        (lines[0] + "\n" + lines[1][:20], ":2: not JSON"),
+        ((tmp_path / "shapes.jsonl").read_text(), ":1: "),
+        (lines[0].replace('"schema_version":1', '"schema_version":2'), "schema_version"),
+        ("", "is empty"),
+    ):
+        bad = tmp_path / "bad.jsonl"
+        bad.write_text(content, encoding="utf-8")
+        with pytest.raises(ArtifactError) as caught:
+            load_tuned(bad)
+        assert message in str(caught.value)
+    assert json.loads(lines[0])["kind"] == "tuned"
