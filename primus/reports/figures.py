@@ -26,7 +26,7 @@ from primus.reports.inputs import Inputs
 Array = NDArray[np.float64]
 
 # Each of these stands for a variable of the page's style sheet, which has a light and a dark value.
-# The light values here are those of the PNG. Blue, vermillion and green are Okabe and Ito's.
+# The light values here are those of the PNG. Blue, vermilion and green are Okabe and Ito's.
 INK, SOFT, GRID = "#24292f", "#636b74", "#d8dce1"
 TRAIN, VALID, THIRD = "#0072b2", "#d55e00", "#009e73"
 _VARIABLES = {
