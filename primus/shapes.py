@@ -32,6 +32,7 @@ _NEUTRAL = {
     "hidden_dropout": 0.0,
     "init_method_std": 0.02,
     "lr": 1e-4,
+    "max_position_embeddings": 1 << 20,
     "min_lr": 0.0,
     "norm_epsilon": 1e-5,
     "overlap_grad_reduce": False,

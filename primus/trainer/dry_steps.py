@@ -83,7 +83,7 @@ def trace_micro_batch(settings: StageSettings, around: Around) -> None:
             with FakeTensorMode(allow_non_fake_inputs=True):
                 config = model_config(settings)
                 config.perform_initialization = False
-                for chunk in parallel.build_chunks(settings, config):
+                for chunk in parallel.build_chunks(settings, config, float16_module=False):
                     for parameter in chunk.parameters():
                         parameter.main_grad = torch.empty_like(parameter, dtype=torch.float32)
                     with around():
@@ -93,17 +93,17 @@ def trace_micro_batch(settings: StageSettings, around: Around) -> None:
 
 def _trace_chunk(settings: StageSettings, chunk: Any) -> None:
     batch = _tokens(settings, torch.device("cpu"))
-    model = chunk.module if hasattr(chunk, "module") else chunk
-    if not model.pre_process:
+    if not chunk.pre_process:
         rows = settings.seq_length // settings.context_parallel_size
         if settings.sequence_parallel:
             rows //= settings.tensor_model_parallel_size
         shape = (rows, settings.micro_batch_size, settings.hidden_size)
-        hidden = torch.empty(shape, dtype=model.config.params_dtype, requires_grad=True)
+        hidden = torch.empty(shape, dtype=chunk.config.params_dtype, requires_grad=True)
         chunk.set_input_tensor(hidden)
-    labels = batch["labels"] if model.post_process else None
+    labels = batch["labels"] if chunk.post_process else None
     out = chunk(batch["tokens"], batch["position_ids"], None, labels=labels)
-    out.sum().backward()
+    # A dense gradient, as the next stage sends it; that of a sum would have no strides.
+    torch.autograd.backward(out, torch.empty_like(out))
 
 
 class _fake_process_group:

@@ -43,24 +43,23 @@ class TorchGemm:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor:
+        ctx.save_for_backward(rows, weight)
         ctx.gemm, ctx.use_bias = gemm, bias is not None
         ctx.main_grad = getattr(weight, "main_grad", None)
-        y = gemm.mm(x.reshape(-1, x.shape[-1]), weight.t())
+        y = gemm.mm(rows, weight.t())
         if bias is not None:
             y += bias
-        return y.view(*x.shape[:-1], weight.shape[0])
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Any, None]:
-        x, weight = ctx.saved_tensors
+        rows, weight = ctx.saved_tensors
         gemm: Gemm = ctx.gemm
-        grad = grads[0].reshape(-1, weight.shape[0])
-        rows = x.reshape(-1, x.shape[-1])
-        dx = dweight = None
+        grad = grads[0]
+        drows = dweight = None
         if ctx.needs_input_grad[0]:
-            dx = gemm.mm(grad, weight).view_as(x)
+            drows = gemm.mm(grad, weight)
         if ctx.needs_input_grad[1]:
             if ctx.main_grad is None:
                 dweight = gemm.mm(grad.t(), rows)
@@ -69,7 +68,7 @@ class _Linear(torch.autograd.Function):
                 # Megatron's gradient hook must still fire; it then leaves this tensor alone.
                 weight.grad_added_to_main_grad = True
                 dweight = torch.empty_like(weight)
-        return dx, dweight, grad.sum(0) if ctx.use_bias else None, None
+        return drows, dweight, grad.sum(0) if ctx.use_bias else None, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor:
@@ -78,8 +77,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor
     Args:
         x: (..., in). weight: (out, in), its `main_grad` receives the gradient if it has one.
     """
-    y: Tensor = _Linear.apply(x, weight, bias, gemm)
-    return y
+    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias, gemm)
+    return y.view(*x.shape[:-1], weight.shape[0])
 
 
 class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):

@@ -58,8 +58,14 @@ def seed(settings: StageSettings) -> None:
     torch.manual_seed(value)
 
 
-def build_chunks(settings: StageSettings, config: ModelConfig) -> list[torch.nn.Module]:
-    """This rank's model chunks, one unless the schedule is interleaved."""
+def build_chunks(
+    settings: StageSettings, config: ModelConfig, *, float16_module: bool = True
+) -> list[torch.nn.Module]:
+    """This rank's model chunks, one unless the schedule is interleaved.
+
+    Args:
+        float16_module: in lower precision, wrap each chunk so that it takes and gives float32.
+    """
     virtual = settings.virtual_pipeline_model_parallel_size
     chunks = []
     for stage in range(virtual or 1):
@@ -78,7 +84,9 @@ def build_chunks(settings: StageSettings, config: ModelConfig) -> list[torch.nn.
         chunk.model_type = ModelType.encoder_or_decoder
         if settings.platform != "cpu":
             chunk.cuda(torch.cuda.current_device())
-        chunks.append(Float16Module(config, chunk) if settings.bf16 or settings.fp16 else chunk)
+        if float16_module and (settings.bf16 or settings.fp16):
+            chunk = Float16Module(config, chunk)
+        chunks.append(chunk)
     return chunks
 
 

@@ -13,7 +13,8 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -39,6 +40,7 @@ _REWRITTEN = {
     "megatron.core.transformer.utils": "causal mask",
     "megatron.core.utils": "gradient norm without apex",
     "megatron.core.dist_checkpointing.exchange_utils": "shards exchanged between ranks",
+    "megatron.core.tensor_parallel.random": "generator states",
 }
 
 
@@ -55,6 +57,13 @@ class _Loader(importlib.machinery.SourceFileLoader):
         path = self.get_filename(fullname)
         tree = ast.parse(self.get_data(path), path)
         return compile(_Rewriter().visit(tree), path, "exec")
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        super().exec_module(module)
+        if module.__name__ == "megatron.core.tensor_parallel.random":
+            # Upstream's goes through CUDA's generators, warns at every call that draws, and
+            # compares states in a way that fake tensors cannot.
+            module.CudaRNGStatesTracker.fork = _fork  # type: ignore[attr-defined]
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -96,6 +105,18 @@ def _set_rng_state(state: torch.Tensor, *_: Any, **__: Any) -> None:
 
 def _manual_seed(seed: int) -> None:
     torch.manual_seed(seed)
+
+
+@contextmanager
+def _fork(tracker: Any, name: str = "model-parallel-rng") -> Iterator[None]:
+    """Draw from the tracker's own state `name` inside the context."""
+    outer = torch.get_rng_state()
+    torch.set_rng_state(tracker.states_[name])
+    try:
+        yield
+    finally:
+        tracker.states_[name] = torch.get_rng_state()
+        torch.set_rng_state(outer)
 
 
 # What is asked of torch.cuda on the paths that this trainer takes, and by whom.
