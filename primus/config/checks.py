@@ -248,7 +248,7 @@ def files(s: Any, context: Context) -> Iterator[Fault]:
     for key, stage, patterns in wanted:
         for number, pattern in enumerate(patterns):
             for why, fix in text_files.mistakes(pattern, context.root, stage in context.stages):
-                yield Fault(f"{key}.{number}", f"{pattern} {why}", fix)
+                yield Fault(f"{key}.{number}", why, fix)
 
 
 def paths(s: Any, _: Context) -> Iterator[Fault]:

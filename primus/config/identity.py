@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -103,13 +104,20 @@ def closure(settings: Settings, stage: Stage) -> tuple[Stage, ...]:
 def declared(group: BaseModel, stage: Stage, how: How) -> dict[str, Any]:
     """The values that declare `stage` as `how`; of a group only the keys that do."""
     found: dict[str, Any] = {}
-    for name, field in type(group).model_fields.items():
+    whole = _declaring(type(group), stage, how)
+    for name in type(group).model_fields:
         value = getattr(group, name)
-        if stage in getattr(affects(field), how):
+        if name in whole:
             found[name] = value.model_dump() if isinstance(value, BaseModel) else value
         elif isinstance(value, BaseModel) and (inner := declared(value, stage, how)):
             found[name] = inner
     return found
+
+
+@cache
+def _declaring(group: type[BaseModel], stage: Stage, how: How) -> frozenset[str]:
+    fields = group.model_fields.items()
+    return frozenset(name for name, field in fields if stage in getattr(affects(field), how))
 
 
 def digest_of(value: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ def read_layer(kind: Kind, name: str, root: Path) -> Layer:
     folder = {"model": "configs/models", "hardware": "configs/hardware"}.get(kind, "configs")
     file = f"{folder}/{name}.yaml"
     if not is_name(name) or name not in names_in(root / folder):
-        layer = Layer(kind, Document(file if is_name(name) else folder))
+        layer = Layer(kind, Document(file if is_name(name) else folder, broken=True))
         known = names_in(root / folder)
         why = f"there is no {kind} {problems.show(name)}"
         near = problems.did_you_mean(name, known)
@@ -83,6 +83,8 @@ def command_line_layer(overrides: Mapping[str, Any]) -> Layer:
 def check_layer(kind: Kind, document: Document) -> Layer:
     """Check every key and value of a document; missing keys are no matter here."""
     layer = Layer(kind, document, problems=list(document.problems))
+    if document.broken:
+        return layer
     layer.values = values.substitute(document.values, layer.complain)
     _check_homes(layer)
     _check_secrets(layer)

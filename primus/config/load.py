@@ -103,9 +103,9 @@ def _read_layers(
 ) -> tuple[list[Layer], str | None]:
     """The layers from lowest to highest, and the name of the hardware."""
     top = layers.read_layer("experiment", experiment, root)
-    if not top.document.values and top.problems:
-        raise ConfigError(top.problems)
     command = layers.command_line_layer(overrides)
+    if top.document.broken:
+        raise ConfigError([*top.problems, *command.problems])
     stack: list[Layer] = []
     names: dict[str, str | None] = {}
     for kind, key, folder in (
@@ -134,7 +134,7 @@ def _named_layer(kind: Kind, name: str, owner: Layer, root: Path) -> Layer:
         return layers.read_layer(kind, name, root)
     fix = problems.did_you_mean(name, known) or f"known: {problems.listed(known)}"
     owner.complain((kind,), f"there is no {folder}/{name}.yaml", fix, name)
-    return Layer(kind, Document(f"{folder}/{name}.yaml"), wrong={kind})
+    return Layer(kind, Document(f"{folder}/{name}.yaml", broken=True), wrong={kind})
 
 
 def _sources(layer: Layer) -> dict[str, str]:
@@ -179,8 +179,7 @@ def _home_layer(stack: Sequence[Layer], name: str) -> Layer | None:
     home = kinds.get("model" if home_of(name) == "model" else "experiment")
     if home_of(name) == "hardware":
         home = kinds.get("hardware")
-    unreadable = home is None or (not home.document.values and home.kind != "experiment")
-    return None if unreadable else home
+    return None if home is None or home.document.broken else home
 
 
 def _problem(
@@ -188,7 +187,10 @@ def _problem(
 ) -> Problem:
     value: Any = merged
     for name in fault.key.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, list) and name.isdigit():
+            value = value[int(name)]
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
     where = sources.get(fault.key) or sources.get(fault.key.split(".")[0]) or file
     shown = "" if value is None else problems.show(value)
     return Problem(file=where, key=fault.key, value=shown, why=fault.why, fix=fault.fix)

@@ -31,12 +31,14 @@ class Document:
     Attributes:
         values: plain dictionaries, lists, strings, numbers, booleans and None.
         lines: the line of each key (and list item) by its path.
+        broken: the file could not be read to its end; `values` holds a part at best.
     """
 
     name: str
     values: dict[str, Any] = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    broken: bool = False
 
     def where(self, path: KeyPath) -> str:
         """`file:line` of the key, or of the nearest group around it."""
@@ -53,11 +55,11 @@ def read_yaml(path: Path, name: str) -> Document:
     except OSError as error:
         why = f"cannot be read: {error.strerror}"
         problem = Problem(file=name, key="", value="", why=why, fix="make it a readable file")
-        return Document(name, problems=[problem])
+        return Document(name, problems=[problem], broken=True)
     if len(content) > _LARGEST_FILE:
         why = f"has {len(content)} bytes; a configuration file has at most {_LARGEST_FILE}"
         problem = Problem(file=name, key="", value="", why=why, fix="name the right file")
-        return Document(name, problems=[problem])
+        return Document(name, problems=[problem], broken=True)
     return parse_yaml(content, name)
 
 
@@ -67,7 +69,7 @@ def parse_yaml(content: bytes | str, name: str) -> Document:
     try:
         for event in yaml.parse(content, Loader=_PARSER):
             builder.take(event)
-            if builder.hopeless:
+            if builder.document.broken:
                 break
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -77,6 +79,7 @@ def parse_yaml(content: bytes | str, name: str) -> Document:
         builder.document.problems.append(
             Problem(file=where, key="", value="", why=why.replace("\n", " "), fix=fix)
         )
+        builder.document.broken = True
     return builder.document
 
 
@@ -105,7 +108,6 @@ class _Builder:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.hopeless = False
         self._open: list[_Open] = []
         self._documents = 0
 
@@ -127,7 +129,9 @@ class _Builder:
     def _start(self, event: Any) -> None:
         self._refuse_tag(event)
         if len(self._open) >= _DEEPEST:
-            self._stop(event, f"is nested deeper than {_DEEPEST} levels", "write it flat")
+            key = self._open[0].key or self._open[1].path[0]
+            self._problem(event, key, f"is nested deeper than {_DEEPEST} levels", "write it flat")
+            self.document.broken = True
             return
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         value: Any = {} if is_mapping else []
@@ -188,7 +192,7 @@ class _Builder:
     def _stop(self, event: Any, why: str, fix: str) -> None:
         key = ".".join((*self._open[-1].path, self._open[-1].key or "")) if self._open else ""
         self._problem(event, key.rstrip("."), why, fix)
-        self.hopeless = True
+        self.document.broken = True
 
     def _problem(self, event: Any, key: str, why: str, fix: str) -> None:
         where = f"{self.document.name}:{event.start_mark.line + 1}"
