@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from primus.artifacts.manifest import FileRecord, Manifest
 from primus.dataset.bad_lines import BadLines
 from primus.dataset.progress import Progress
 from primus.dataset.sources import Part
-from primus.dataset.tokenize import TokenizerPool
+from primus.dataset.tokenize import Batch, TokenizerPool
 from primus.errors import ArtifactError
 
 
@@ -118,8 +119,24 @@ class Shards:
         prefix = self.prefix(len(self.finished))
         prefix.with_suffix(".json").unlink(missing_ok=True)
         first_bad = len(self._bad.lines)
-        documents = tokens = characters = empty = 0
         builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=self.dtype)
+        with closing(builder.data_file):
+            counts = self._write(part, batches, builder)
+            builder.finalize(f"{prefix}.idx")
+        files = [prefix.with_suffix(".bin"), prefix.with_suffix(".idx")]
+        shard = Shard(
+            source=part.name,
+            file=part.content(),
+            recipe=self._recipe,
+            **counts,
+            bad_lines=self._bad.lines[first_bad:],
+            files={path.name: FileRecord.of(path) for path in files},
+        )
+        shard.save(prefix.with_suffix(".json"))
+        return shard
+
+    def _write(self, part: Part, batches: Iterable[Batch], builder: Any) -> dict[str, int]:
+        counts = dict.fromkeys(("documents", "tokens", "characters", "empty"), 0)
         for batch in batches:
             for line, why in batch.bad:
                 self._bad.add(part.name, part.kind, line, why)
@@ -127,21 +144,9 @@ class Shards:
             for length in batch.lengths:
                 builder.add_document(batch.tokens[start : start + length], [length])
                 start += length
-            documents, tokens = documents + len(batch.lengths), tokens + start
-            characters, empty = characters + batch.characters, empty + batch.empty
-            self._progress.update(self._read + batch.read, self._tokens + tokens)
-        builder.finalize(f"{prefix}.idx")
-        files = [prefix.with_suffix(".bin"), prefix.with_suffix(".idx")]
-        shard = Shard(
-            source=part.name,
-            file=part.content(),
-            recipe=self._recipe,
-            documents=documents,
-            tokens=tokens,
-            characters=characters,
-            empty=empty,
-            bad_lines=self._bad.lines[first_bad:],
-            files={path.name: FileRecord.of(path) for path in files},
-        )
-        shard.save(prefix.with_suffix(".json"))
-        return shard
+            counts["documents"] += len(batch.lengths)
+            counts["tokens"] += start
+            counts["characters"] += batch.characters
+            counts["empty"] += batch.empty
+            self._progress.update(self._read + batch.read, self._tokens + counts["tokens"])
+        return counts

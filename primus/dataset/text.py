@@ -188,7 +188,7 @@ def _parse_text(raw: bytes) -> str:
     except UnicodeDecodeError as error:
         why = f"not UTF-8: byte 0x{raw[error.start]:02x}"
         raise BadRecord(why, raw.count(b"\n", 0, error.start)) from error
-    return text.replace("\r\n", "\n").strip("\n")
+    return text.replace("\r\n", "\n").strip("\r\n")
 
 
 def _parse_json(raw: bytes, json_key: str) -> str:
