@@ -31,8 +31,11 @@ from primus.trainer import checkpoint_directory as directory
 
 logger = logging.getLogger(__name__)
 
-# Optimizer state in the shape of the parameters, so that it loads at other layouts too.
-_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
+
+def _metadata() -> dict[str, Any]:
+    # Optimizer state in the shape of the parameters, so that it loads at other layouts too.
+    # Upstream writes process groups into this dictionary: a new one for every call.
+    return {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 @dataclass(kw_only=True)
@@ -95,7 +98,6 @@ def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
             str(temporary),
             sharded_strategy=_InProcessSave("torch_dist", 1, thread_count=1),
             validate_access_integrity=False,
-            content_metadata=_METADATA,
         )
         distributed.barrier()
         records = _hash_share(temporary)
@@ -195,14 +197,14 @@ def _load(state: TrainingState, source: Path) -> None:
 
 def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
     models = {
-        f"model{number}": chunk.module.sharded_state_dict(metadata=_METADATA)
+        f"model{number}": chunk.module.sharded_state_dict(metadata=_metadata())
         for number, chunk in enumerate(state.chunks)
     }
     merged = {name: tensor for part in models.values() for name, tensor in part.items()}
     return {
         **models,
         "optimizer": state.optimizer.sharded_state_dict(
-            merged, is_loading=is_loading, metadata=_METADATA
+            merged, is_loading=is_loading, metadata=_metadata()
         ),
         "scheduler": state.scheduler.state_dict(),
         "progress": {
