@@ -4,7 +4,7 @@
 #   make test    all tests that this machine can run
 #   make check   format, lint, types and the quick tests; under three minutes
 #   make fix     repair what can be repaired
-#   make lock    pin the dependencies of pyproject.toml again (UPGRADE=1: newest versions)
+#   make lock    pin the dependencies again (UPGRADE=1: their newest versions)
 #
 # PYTHON=…       the interpreter to make .venv with, where several are installed
 # TORCH_INDEX=…  an additional package index to find torch in (README, "Installing elsewhere")
@@ -36,7 +36,7 @@ dev:
 
 demo: runtime
 	@started=$$SECONDS
-	snakemake --cores all train_$(DEMO) export_$(DEMO)
+	snakemake --cores all train_$(DEMO)
 	python -m primus.config show $(DEMO) --paths
 	echo "make demo: $$((SECONDS - started)) s after the installation"
 

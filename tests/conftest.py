@@ -1,0 +1,15 @@
+"""What every test runs under."""
+
+from __future__ import annotations
+
+import os
+
+# Before any import of torch: two workers on two cores must not start threads for every core, and a
+# test must neither reach a hub nor leave bytecode of generated kernels in the home directory.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Set by a user's shell, these would change what Snakemake does.
+for name in ("SNAKEMAKE_PROFILE", "SNAKEMAKE_OUTPUT_CACHE"):
+    os.environ.pop(name, None)
