@@ -94,7 +94,7 @@ def resume_base(attempt: Attempt) -> int:
     if attempt.resumed_from is None:
         return 0
     digits = re.search(r"(\d+)$", attempt.resumed_from)
-    return int(digits.group(1)) if digits else max(attempt.first_iteration - 1, 0)
+    return int(digits.group(1)) if digits else attempt.first_iteration
 
 
 def _merge(

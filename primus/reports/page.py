@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from primus.artifacts.report import Headline
+from primus.reports.curve import resume_base
 from primus.reports.figures import draw_figures
 from primus.reports.formats import FILTERS
 from primus.reports.headline import duration, ended
@@ -56,9 +57,15 @@ def _attempts(inputs: Inputs) -> list[dict[str, Any]]:
     begin = min(attempt.started for attempt in inputs.attempts)
     end = max(ended(attempt, inputs.curve) for attempt in inputs.attempts)
     whole = max(end - begin, 1e-9)
+    rows = (*inputs.curve.train, *inputs.curve.superseded)
+    logged = {attempt.number: attempt.last_iteration for attempt in inputs.attempts}
+    for row in rows:
+        logged[row.attempt] = max(logged.get(row.attempt, 0), row.iteration)
     return [
         {
             "record": attempt,
+            "base": resume_base(attempt),
+            "last": logged[attempt.number],
             "seconds": duration(attempt, inputs.curve),
             "left": (attempt.started - begin) / whole,
             "width": duration(attempt, inputs.curve) / whole,

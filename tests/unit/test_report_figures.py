@@ -77,6 +77,16 @@ def test_the_curve_keeps_what_no_later_attempt_ran_again(tmp_path: Path) -> None
     assert [count for _, count in curve.covered()] == [10, 10, 10, 10, 10]
     assert gaps(curve, 10) == []
     assert replay_differences(curve) == (2, [])
+    assert curve.lost_iterations == 24
+
+
+def test_a_killed_attempt_lost_what_its_rows_say(tmp_path: Path) -> None:
+    rows = [metrics_row(i) for i in (10, 20, 30)] + [metrics_row(i, attempt=2) for i in (30, 40)]
+    # A killed attempt never rewrote its record: it still says iteration 0.
+    attempts = [attempt(1, 0), attempt(2, 40, "iter_0000020")]
+    curve = read_metrics(write_metrics(tmp_path / "m.jsonl", rows), attempts)
+    assert curve.lost_iterations == 10
+    assert gaps(curve, 10) == []
 
 
 def test_losses_that_differ_when_run_again_are_found(tmp_path: Path) -> None:
