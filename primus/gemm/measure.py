@@ -19,6 +19,7 @@ SCREEN_ROUNDS = 3
 RUNS = 2
 ROUNDS = 9
 FINALISTS = 3
+LOSSY_FINALISTS = 1
 # A candidate whose best sample is slower than the best of all by this factor is given up.
 SLOW = 1 / 0.7
 
@@ -112,7 +113,7 @@ def _finalists(names: list[str], times: dict[str, CandidateTimes]) -> list[str]:
     ordered = sorted(names, key=lambda name: min(times[name].screen))
     faithful = [name for name in ordered if times[name].numerics != "lossy"]
     lossy = [name for name in ordered if times[name].numerics == "lossy"]
-    return [*faithful[:FINALISTS], *lossy[:FINALISTS]]
+    return [*faithful[:FINALISTS], *lossy[:LOSSY_FINALISTS]]
 
 
 def _interleaved(backend: Backend, problem: Problem, names: list[str]) -> dict[str, list[float]]:

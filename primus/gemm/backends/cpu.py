@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec, Numerics
 from primus.gemm.kernels import KERNELS, KERNELS_VERSION, dispatchable
 from primus.gemm.operands import DTYPE_OF_TYPE, Operands, make_operands
-from primus.gemm.peak import measure_peak
+from primus.gemm.peak import cpu_clock, measure_peak
 from primus.gemm.problem import Problem
 from primus.gemm.stack import Stack
 
@@ -67,6 +66,8 @@ class CpuBackend(Backend):
             self._time(call, 1)
             once = self._time(call, 1)
             self._calls[candidate] = max(1, round(_SAMPLE_SECONDS / max(once, 1e-7)))
+            if self._calls[candidate] == 1:
+                return once * 1e6
         calls = self._calls[candidate]
         return self._time(call, calls) / calls * 1e6
 
@@ -80,10 +81,11 @@ class CpuBackend(Backend):
 
     def _time(self, call: Callable[[Operands], object], calls: int) -> float:
         sets = self._operands
-        start = time.perf_counter()
+        clock = cpu_clock(self.spec.threads)
+        start = clock()
         for number in range(self._turn, self._turn + calls):
             call(sets[number % len(sets)])
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         self._turn += calls
         return seconds
 
