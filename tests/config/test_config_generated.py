@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from config_root import REPOSITORY
 
 from primus.config import reference
 from primus.config.load import experiments, load

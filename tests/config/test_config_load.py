@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Root
+from config_root import Root
 
 from primus.config.load import load
 from primus.config.schema.settings import Settings

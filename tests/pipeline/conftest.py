@@ -1,0 +1,35 @@
+"""One real run of the whole pipeline, shared by the tests that change one thing and look again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from project import EXPERIMENT, Project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which the tiny experiment has run to its end."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.make(f"train_{EXPERIMENT}")
+    return project
+
+
+@pytest.fixture
+def project(finished: Project) -> Iterator[Project]:
+    """The finished project; edits of its configuration are undone after the test."""
+    before = {path: path.read_bytes() for path in finished.path.glob("configs/**/*.yaml")}
+    yield finished
+    for path in finished.path.glob("configs/**/*.yaml"):
+        if path not in before:
+            path.unlink()
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def untouched(tmp_path: Path) -> Project:
+    """A project in which nothing has run."""
+    return Project(tmp_path)

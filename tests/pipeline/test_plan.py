@@ -1,0 +1,162 @@
+"""An edit re-runs exactly the stages that it affects."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+import yaml
+from project import EXPERIMENT, Project
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+
+TARGET = f"train_{EXPERIMENT}"
+AFTER_TRAIN = {"train": 1, "export": 1, "report": 1}
+AFTER_TUNE = {"tune": 1, **AFTER_TRAIN}
+AFTER_SHAPES = {"shapes": 1, **AFTER_TUNE}
+
+# (changed keys, what runs; `settings` counts the frozen files that are written)
+EDITS = [
+    pytest.param({"lr": 2.0e-3}, {"settings": 3, **AFTER_TRAIN}, id="lr"),
+    pytest.param({"hidden_size": 64}, {"settings": 5, **AFTER_SHAPES}, id="hidden_size"),
+    pytest.param(
+        {"seq_length": 64}, {"settings": 6, "samples": 1, **AFTER_SHAPES}, id="seq_length"
+    ),
+    pytest.param({"micro_batch_size": 8}, {"settings": 5, **AFTER_SHAPES}, id="micro_batch_size"),
+    pytest.param({"train_iters": 12}, {"settings": 1, **AFTER_TRAIN}, id="train_iters"),
+    pytest.param(
+        {"train_iters": 12, "lr_decay_iters": None},
+        {"settings": 3, **AFTER_TRAIN},
+        id="train_iters without lr_decay_iters",
+    ),
+    pytest.param({"log_interval": 3}, {}, id="log_interval"),
+    pytest.param({"save_interval": 2, "eval_interval": 4}, {}, id="intervals"),
+    pytest.param(
+        {"gemm_tuning": {"budget_minutes": 0.1}}, {"settings": 4, **AFTER_TUNE}, id="budget"
+    ),
+    pytest.param(
+        {"gemm_tuning": {"enabled": False}}, {"settings": 3, **AFTER_TRAIN}, id="tuning off"
+    ),
+    pytest.param({"seed": 4321}, {"settings": 4, "samples": 1, **AFTER_TRAIN}, id="seed"),
+    pytest.param(
+        {"tokenizer_vocab_size": 300},
+        {"settings": 6, "tokenizer": 1, "data": 1, "samples": 1, **AFTER_TRAIN},
+        id="tokenizer_vocab_size",
+    ),
+]
+
+
+def test_nothing_to_be_done(project: Project) -> None:
+    assert project.plan(TARGET) == {}
+
+
+@pytest.mark.parametrize(("values", "expected"), EDITS)
+def test_one_edit(project: Project, values: dict[str, Any], expected: dict[str, int]) -> None:
+    original = project.file().read_text()
+    project.set(values)
+    assert project.plan(TARGET) == expected
+    assert explained(project) == set(expected) - {"settings"}
+    project.file().write_text(original)
+    assert project.plan(TARGET) == {}, "a reverted edit costs nothing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("lr=2e-3",), {"settings": 3, **AFTER_TRAIN}),
+        (("train_iters=12",), {"settings": 1, **AFTER_TRAIN}),
+        (("log_interval=3",), {}),
+        (("lr=3e-3",), {}),
+        (("gemm_tuning={budget_minutes: 0.1}",), {"settings": 4, **AFTER_TUNE}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_one_value_on_the_command_line(
+    project: Project, arguments: tuple[str, ...], expected: dict[str, int]
+) -> None:
+    assert project.plan(TARGET, "--config", *arguments) == expected
+
+
+def test_a_dry_run_names_the_changed_extent(project: Project) -> None:
+    project.set({"train_iters": 12})
+    result = project.snakemake("--dry-run", TARGET)
+    output = result.stdout + result.stderr
+    assert "train_iters=8" in output
+    assert "train_iters=12" in output
+
+
+def test_a_comment_and_the_order_of_keys(project: Project) -> None:
+    values = project.values()
+    text = yaml.safe_dump(dict(reversed(values.items())), sort_keys=False)
+    project.file().write_text("# a comment\n" + text.replace("\n", "  # another\n"))
+    assert project.plan(TARGET) == {}
+
+
+def test_another_experiment(project: Project) -> None:
+    project.set({"lr": 1.0e-5}, "llama3_8B")
+    project.file("broken").write_text("no: such: thing")
+    assert project.plan(TARGET) == {}
+
+
+def test_a_new_experiment_with_the_same_data_and_shapes(project: Project) -> None:
+    project.file("other").write_text(project.file().read_text())
+    project.set({"lr": 1.0e-3}, "other")
+    assert project.plan("train_other") == {"settings": 5, **AFTER_SHAPES}
+    assert project.plan(TARGET) == {}
+
+
+def test_without_the_metadata_of_snakemake(project: Project) -> None:
+    """Hashed paths need no bookkeeping: a lost `.snakemake` loses no identity."""
+    kept = project.path / ".snakemake"
+    shutil.move(kept, project.path / "away")
+    try:
+        assert project.plan(TARGET) == {}
+        project.set({"lr": 2.0e-3})
+        assert project.plan(TARGET) == {"settings": 3, **AFTER_TRAIN}
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.move(project.path / "away", kept)
+
+
+def test_new_text_is_seen(project: Project) -> None:
+    added = project.path / "corpus/added.txt"
+    added.write_text("A new file.\n")
+    try:
+        plan = project.plan(TARGET)
+    finally:
+        added.unlink()
+    assert {"tokenizer", "data", "samples", "train"} <= set(plan)
+
+
+def test_explain_names_the_key_and_what_it_means(project: Project) -> None:
+    project.set({"lr": 2.0e-3, "log_interval": 3})
+    text = explanation(project)
+    assert "lr: 0.003 -> 0.002" in text
+    assert "re-runs nothing: log_interval: 2 -> 3" in text
+    assert [line.split()[0] for line in text.splitlines() if "would run" in line] == [
+        "train",
+        "export",
+        "report",
+    ]
+
+
+def test_explain_says_whether_more_iterations_continue_the_run(project: Project) -> None:
+    project.set({"train_iters": 12})
+    assert "continues the run in output/runs/" in explanation(project)
+    project.set({"lr_decay_iters": None})
+    text = explanation(project)
+    assert "a new run: the schedule's length follows train_iters" in text
+    assert "lr_decay_iters: 8" in text
+
+
+def explanation(project: Project, *arguments: str) -> str:
+    result = project.run("python", "-m", "primus.explain", EXPERIMENT, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def explained(project: Project) -> set[str]:
+    verdicts = json.loads(explanation(project, "--json"))
+    return {verdict["stage"] for verdict in verdicts if verdict["would_run"]}
