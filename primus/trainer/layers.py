@@ -120,6 +120,11 @@ def layer_spec() -> ModuleSpec:
                 ),
             ),
             mlp_bda=get_bias_dropout_add,
+            # The names that transformer-engine's fused layers give, so that checkpoints fit both.
+            sharded_state_dict_keys_map={
+                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+            },
         ),
     )
 

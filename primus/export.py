@@ -1,0 +1,117 @@
+"""Export the newest good checkpoint of a run as a Hugging Face directory.
+
+transformers loads it: `AutoModelForCausalLM.from_pretrained("output/runs/…/hf")`. Example:
+
+    python -m primus.export --settings export.json --train train.json \\
+        --tokenizer tokenizer/manifest.json --output output/runs/mine/hf/manifest.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from primus.artifacts.export import ExportManifest
+from primus.artifacts.manifest import FileRecord
+from primus.artifacts.run import TrainManifest
+from primus.artifacts.timing import stage_time
+from primus.artifacts.tokens import TokenizerManifest
+from primus.config.frozen import add_settings_arguments, load_settings
+from primus.errors import DataError, run_main
+from primus.files import atomic_write, fsync_directory
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the directory, then its manifest."""
+    parser = argparse.ArgumentParser(
+        prog="python -m primus.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_settings_arguments(parser)
+    parser.add_argument("--train", type=Path, required=True, help="train.json of the run")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer manifest")
+    parser.add_argument("--output", type=Path, required=True, help="hf/manifest.json")
+    args = parser.parse_args(argv)
+    load_settings(args, "export")
+    with stage_time("export", args.output):
+        export(args.train, args.tokenizer, args.output)
+
+
+def export(train_path: Path, tokenizer_path: Path, output: Path) -> ExportManifest:
+    """Export the last checkpoint that `train_path` lists; it is verified first.
+
+    Raises:
+        DataError: the tokenizer is not the one that the run was trained with.
+        ArtifactError: the checkpoint or the tokenizer is damaged.
+        UserError: transformers has no class for the architecture.
+    """
+    train, tokenizer = TrainManifest.load(train_path), TokenizerManifest.load(tokenizer_path)
+    if tokenizer.fingerprint != train.tokenizer_fingerprint:
+        raise DataError(
+            f"{tokenizer_path}: fingerprint = {tokenizer.fingerprint}, but the run was trained with "
+            f"{train.tokenizer_fingerprint}. Fix: restore the run's tokenizer"
+        )
+    last = train.checkpoints[-1]
+    directory = output.parent
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    dtype = _write(
+        train, train_path.parent / "checkpoints" / last.name, tokenizer.eod_id, temporary
+    )
+    for name, record in tokenizer.files.items():
+        record.verify(tokenizer_path.parent / name)
+        shutil.copyfile(tokenizer_path.parent / name, temporary / name)
+    files = {p.name: FileRecord.of(p) for p in sorted(temporary.iterdir())}
+    _publish(temporary, directory)
+    manifest = ExportManifest(
+        experiment=train.experiment,
+        key=train.key,
+        architecture="LlamaForCausalLM",
+        checkpoint=last.name,
+        checkpoint_manifest_sha256=last.manifest_sha256,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        parameters=train.parameters,
+        dtype=dtype,
+        files=files,
+    )
+    manifest.save(output)
+    print(f"{directory}: {manifest.parameters:,} parameters in {dtype} from {last.name}")
+    return manifest
+
+
+def _write(train: TrainManifest, checkpoint: Path, eod_id: int, directory: Path) -> str:
+    from primus.huggingface import llama
+    from primus.huggingface.write import CheckpointReader, write_weights
+    from primus.trainer.checkpoint_directory import fsync_files, verify
+
+    verify(checkpoint, train.key)
+    reader = CheckpointReader(checkpoint)
+    targets = list(llama.targets(train.settings))
+    dtype = str(reader.dtype(targets[0].source)).removeprefix("torch.")
+    count = sum(math.prod(target.shape) for target in targets)
+    config = llama.config(train.settings, eod_id=eod_id, dtype=dtype)
+    with atomic_write(directory / "config.json") as stream:
+        json.dump(config, stream, indent=2, sort_keys=True)
+    files = write_weights(reader, targets, directory, lambda line: print(line, flush=True))
+    fsync_files(files)
+    print(f"{count:,} parameters as {config['architectures'][0]}", flush=True)
+    return dtype
+
+
+def _publish(temporary: Path, directory: Path) -> None:
+    # The directory can be made again from its checkpoint, so an older one is replaced.
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.rename(temporary, directory)
+    fsync_directory(directory.parent)
+
+
+if __name__ == "__main__":
+    run_main(main)
