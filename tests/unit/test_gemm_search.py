@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from gemm_replay import recording, shape
 
@@ -139,6 +143,39 @@ def test_no_process_outlives_the_pool(tmp_path) -> None:
         pool._idle.append(pool._start())
         started = pool._idle[0]._process
     assert started.returncode == -9
+
+
+ORPHAN = """
+import json, os, sys, time
+from primus.gemm.backends.base import BackendSpec
+from primus.gemm.pool import Pool
+spec, request = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+with Pool(BackendSpec(**spec), 1) as pool:
+    collect = pool._collect
+    def tell(*args):
+        worker = next(iter(pool._busy))
+        if worker.ready:
+            print(worker._process.pid, flush=True)
+        return collect(*args)
+    pool._collect = tell
+    list(pool.run([request], timeout=600))
+"""
+
+
+def test_a_hanging_worker_does_not_outlive_a_killed_parent(tmp_path) -> None:
+    spec = recording(tmp_path / "r.json", [HANGS])
+    arguments = [json.dumps(spec.to_json()), json.dumps({"problem": shape(0).problem.to_json()})]
+    command = [sys.executable, "-c", ORPHAN, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(600):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker is still there")
 
 
 def test_a_backend_that_does_not_load_is_an_error(tmp_path, monkeypatch) -> None:

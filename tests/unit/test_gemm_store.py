@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from gemm_replay import shape
@@ -89,8 +90,9 @@ for number in range(40):
 
 
 def test_two_writers_lose_nothing(tmp_path) -> None:
-    here = os.path.dirname(__file__)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.getcwd()])}
+    here = Path(__file__).resolve()
+    places = [str(here.parent), str(here.parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, tmp_path, us], env=environment)
         for us in ("1.0", "2.0")
