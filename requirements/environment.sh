@@ -37,7 +37,7 @@ find_python() {
 }
 
 install() {
-    "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-compile "$@" || {
+    "$venv/bin/python" -m pip install --disable-pip-version-check -qq --no-compile "$@" || {
         say "pip could not install: $*"
         say "it needs a package index; without a network set PIP_NO_INDEX=1 and" \
             "PIP_FIND_LINKS=DIRECTORY, a directory with the wheels of requirements/lock*.txt"
