@@ -310,20 +310,23 @@ def tuning(s: Any, context: Context) -> Iterator[Fault]:
         yield Fault("gemm_backend", why, f"write {fix}")
 
 
-def device_memory(s: Any, _: Context) -> Iterator[Fault]:
+def device_memory(s: Any, context: Context) -> Iterator[Fault]:
     """Refuse what cannot fit even without a single activation."""
     world, group = _world(s), _model_parallel(s)
-    if s.device_memory_gib is None or world % group:
+    here = s.device_memory_gib is None and s.platform == "cpu" and "train" in context.stages
+    limit = memory.this_machine_gib() / s.nproc_per_node if here else s.device_memory_gib
+    if limit is None or world % group:
         return
     need = memory.least_gib_per_rank(s, world)
-    if need > s.device_memory_gib:
+    if need > limit:
+        place = "each rank on this machine" if here else f"a device of {s.hardware}"
         yield Fault(
             "device_memory_gib",
             f"weights, gradients and optimizer of {memory.parameters(s) / 1e9:.2f}e9 parameters "
             f"take at least {need:.1f} GiB per rank at TP {s.tensor_model_parallel_size}, PP "
-            f"{s.pipeline_model_parallel_size}, DP {world // group}; a device of "
-            f"{s.hardware} has {s.device_memory_gib:g}",
-            "raise tensor_model_parallel_size, pipeline_model_parallel_size or nodes",
+            f"{s.pipeline_model_parallel_size}, DP {world // group}; {place} has {limit:.4g}",
+            "raise tensor_model_parallel_size, pipeline_model_parallel_size or nodes"
+            + (", name other hardware, or write the memory of the nodes" if here else ""),
         )
 
 

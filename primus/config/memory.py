@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 _GIB = 1 << 30
@@ -23,6 +24,11 @@ def parameters(s: Any) -> int:
     vocabulary = -(-s.vocab_size // multiple) * multiple
     tables = 2 if s.untie_embeddings_and_output_weights else 1
     return int(s.num_layers * layer + tables * vocabulary * s.hidden_size + s.hidden_size)
+
+
+def this_machine_gib() -> float:
+    """Physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
 
 
 def least_gib_per_rank(s: Any, world: int) -> float:

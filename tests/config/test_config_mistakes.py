@@ -537,13 +537,13 @@ def test_every_mistake_of_every_file_at_once(root: Root) -> None:
     root.edit("num_layers: 4", "num_layers: four", MODEL)
     root.edit("gemm_backend: cpu", "gemm_backend: gpu", CPU)
     root.edit("lr: 3.0e-3", "lr: 1e-4")
-    root.edit("dataset: demo\n", "datset: demo\n")
+    root.edit("dataset: demo\n", "dataset_: demo\n")
     root.edit("global_batch_size: 16", "global_batch_size: 20")
     root.edit("eval_iters: 4", "eval_iters: -4")
     assert [line.partition(" = ")[0].partition(": required")[0] for line in lines(root, bf=1)] == [
         f"{MODEL}:3: num_layers",
         f"{CPU}:7: gemm_backend",
-        "configs/x.yaml:3: datset",
+        "configs/x.yaml:3: dataset_",
         "configs/x.yaml:12: lr",
         "configs/x.yaml:18: eval_iters",
         "--config: bf",
@@ -610,6 +610,21 @@ def test_a_model_that_cannot_fit(root: Root) -> None:
         "h100 has 79.6. Fix: raise tensor_model_parallel_size, pipeline_model_parallel_size or "
         "nodes"
     ]
+
+
+def test_a_model_that_cannot_fit_into_this_machine(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("primus.config.memory.this_machine_gib", lambda: 16.0)
+    root.edit("model: llama3_8B_tiny", "model: llama3_8B")
+    assert lines(root) == [
+        "configs/x.yaml: device_memory_gib: weights, gradients and optimizer of 8.03e9 parameters "
+        "take at least 89.7 GiB per rank at TP 1, PP 1, DP 2; each rank on this machine has 8. "
+        "Fix: raise tensor_model_parallel_size, pipeline_model_parallel_size or nodes, name other "
+        "hardware, or write the memory of the nodes"
+    ]
+    load("x", root=root.path, stages=("shapes",))
+    load("x", {"device_memory_gib": 96}, root=root.path)
 
 
 def test_files_are_looked_for_only_by_the_stages_that_read_them(root: Root) -> None:

@@ -81,7 +81,7 @@ class Project:
     def make(self, *arguments: str) -> None:
         """Really run the pipeline."""
         result = self.snakemake("--cores", "2", *arguments)
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
 
     def plan(self, *arguments: str) -> dict[str, int]:
         """How often each rule would run; targets left out, empty where nothing would."""

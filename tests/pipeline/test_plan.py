@@ -10,7 +10,8 @@ import pytest
 import yaml
 from project import EXPERIMENT, Project
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+# The first test waits for the whole pipeline to run.
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TARGET = f"train_{EXPERIMENT}"
 AFTER_TRAIN = {"train": 1, "export": 1, "report": 1}
