@@ -54,8 +54,8 @@ def export(train_path: Path, tokenizer_path: Path, output: Path) -> ExportManife
     train, tokenizer = TrainManifest.load(train_path), TokenizerManifest.load(tokenizer_path)
     if tokenizer.fingerprint != train.tokenizer_fingerprint:
         raise DataError(
-            f"{tokenizer_path}: fingerprint = {tokenizer.fingerprint}, but the run was trained with "
-            f"{train.tokenizer_fingerprint}. Fix: restore the run's tokenizer"
+            f"{tokenizer_path}: fingerprint = {tokenizer.fingerprint}, but the run was trained "
+            f"with {train.tokenizer_fingerprint}. Fix: restore the run's tokenizer"
         )
     last = train.checkpoints[-1]
     directory = output.parent

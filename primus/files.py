@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees all of the new content or all of the old, and hashing them."""
+"""Writing files so that a reader sees all of the new or all of the old, and hashing them."""
 
 from __future__ import annotations
 

@@ -37,8 +37,6 @@ def record(settings: StageSettings) -> Calls | None:
     device = install(settings.platform)
     # The recorder sees what reaches the dispatcher, which compiled regions do not.
     torch.compiler.set_stance("force_eager")
-    from megatron.core import parallel_state
-
     from primus.trainer import parallel
     from primus.trainer.dry_steps import train_steps
 
@@ -49,9 +47,7 @@ def record(settings: StageSettings) -> Calls | None:
     for number, recorder in enumerate(recorded[1:], start=2):
         if recorder.calls != first:
             raise TrainingError(f"step {number} called other GEMMs than step 1")
-    own = first if parallel_state.get_tensor_model_parallel_rank() == 0 else Counter()
-    if parallel_state.get_context_parallel_rank() != 0:
-        own = Counter()
+    own = first if parallel.sees_all_gemms() else Counter()
     parts: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(parts, own)
     leader = distributed.get_rank() == 0

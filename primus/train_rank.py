@@ -122,7 +122,7 @@ def _attempt(
     from torch import distributed
 
     from primus import train_setup
-    from primus.trainer import checkpoint
+    from primus.trainer import checkpoint, parallel
     from primus.trainer.loop import Loop
 
     started = time.time()
@@ -142,7 +142,7 @@ def _attempt(
         if run.metrics is not None:
             run.metrics.close()
     use = train_setup.tuned_use(gemm)
-    parameters = train_setup.count_parameters(state.chunks)
+    parameters = parallel.count_parameters(state.chunks)
     if distributed.get_rank() == 0:
         result = AttemptResult(
             iteration=state.iteration,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from megatron.core import parallel_state
 from torch import Tensor, distributed
 
 from primus.artifacts.run import TunedUse
@@ -87,6 +86,7 @@ def _batches(
     dataset: Any = open_split(samples, split, eod_mask_loss=settings.eod_mask_loss)
     seed = SamplesManifest.load(samples).seed
     size = len(dataset)
+    rank, ranks = parallel.data_parallel()
     order: Order = (
         _walk(settings.global_batch_size, size, seed)
         if split == "train"
@@ -100,8 +100,8 @@ def _batches(
             consumed_samples=consumed_samples,
             global_batch_size=settings.global_batch_size,
             micro_batch_size=settings.micro_batch_size,
-            rank=parallel_state.get_data_parallel_rank(),
-            ranks=parallel_state.get_data_parallel_world_size(),
+            rank=rank,
+            ranks=ranks,
             device=device,
             num_workers=settings.num_workers if split == "train" else 0,
         )
@@ -168,20 +168,3 @@ def tuned_use(dispatcher: GemmDispatcher | None) -> TunedUse | None:
         for name in ("hits", "defaults", "misses", "rejections")
     }
     return TunedUse(**sums, problems=uses[0].problems)
-
-
-def count_parameters(chunks: list[Any]) -> int:
-    """Parameters of the whole model, each counted once; collective.
-
-    A parameter that tensor-parallel ranks hold in common counts on the first of them.
-    """
-    first = parallel_state.get_tensor_model_parallel_rank() == 0
-    own = sum(
-        parameter.numel()
-        for chunk in chunks
-        for parameter in chunk.parameters()
-        if first or getattr(parameter, "tensor_model_parallel", False)
-    )
-    total = torch.tensor([own], dtype=torch.int64, device=torch.cuda.current_device())
-    distributed.all_reduce(total, group=parallel_state.get_model_parallel_group())
-    return int(total.item())

@@ -7,7 +7,7 @@ Nothing is logged or saved. The watching is the caller's: each step runs inside 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -85,7 +85,8 @@ def trace_micro_batch(settings: StageSettings, around: Around) -> None:
                 config.perform_initialization = False
                 for chunk in parallel.build_chunks(settings, config, float16_module=False):
                     for parameter in chunk.parameters():
-                        parameter.main_grad = torch.empty_like(parameter, dtype=torch.float32)
+                        grad = torch.empty_like(parameter, dtype=torch.float32)
+                        parameter.main_grad = grad  # type: ignore[attr-defined]
                     with around():
                         _trace_chunk(settings, chunk)
             parallel_state.destroy_model_parallel()
@@ -106,18 +107,13 @@ def _trace_chunk(settings: StageSettings, chunk: Any) -> None:
     torch.autograd.backward(out, torch.empty_like(out))
 
 
-class _fake_process_group:
+@contextmanager
+def _fake_process_group(*, rank: int, world_size: int) -> Iterator[None]:
     """A process group of `world_size` ranks in this process, whose collectives do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    def __init__(self, *, rank: int, world_size: int) -> None:
-        self._rank, self._world_size = rank, world_size
-
-    def __enter__(self) -> None:
-        from torch.testing._internal.distributed.fake_pg import FakeStore
-
-        distributed.init_process_group(
-            "fake", store=FakeStore(), rank=self._rank, world_size=self._world_size
-        )
-
-    def __exit__(self, *_: object) -> None:
+    distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
         distributed.destroy_process_group()

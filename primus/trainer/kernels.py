@@ -71,7 +71,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Args:
         x: (..., hidden). weight: (hidden,).
     """
-    y: Tensor = _RMSNorm.apply(x, weight, eps)
+    y: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -102,7 +102,7 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(x: Tensor) -> Tensor:
     """`silu(gate) * up` where `x` is (..., 2·ffn) with gate and up side by side."""
-    y: Tensor = _SwiGLU.apply(x)
+    y: Tensor = _SwiGLU.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -157,7 +157,8 @@ class _SplitRotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _split_rotate_backward(*grads, cos, sin, ctx.queries), None, None, None
+        dq, dk, dv = grads
+        return _split_rotate_backward(dq, dk, dv, cos, sin, ctx.queries), None, None, None
 
 
 def split_rotate(
@@ -173,7 +174,7 @@ def split_rotate(
     Returns:
         query (b, groups·queries, s, head), key and value (b, groups, s, head).
     """
-    q, k, v = _SplitRotate.apply(mixed, cos, sin, queries)
+    q, k, v = _SplitRotate.apply(mixed, cos, sin, queries)  # type: ignore[no-untyped-call]
     return q, k, v
 
 
@@ -214,5 +215,5 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (tokens,) float32, nats.
     """
-    loss: Tensor = _CrossEntropy.apply(logits, labels)
+    loss: Tensor = _CrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
     return loss

@@ -24,7 +24,7 @@ class Gemm(Protocol):
         """`a @ b` for 2-D operands, either of which may be a transposed view."""
 
     def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-        """`out += a @ b`, returned; `out` is contiguous and may be wider (float32) than the operands."""
+        """`out += a @ b`, returned; `out` is contiguous and may be float32 where they are not."""
 
 
 class TorchGemm:
@@ -77,7 +77,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor
     Args:
         x: (..., in). weight: (out, in), its `main_grad` receives the gradient if it has one.
     """
-    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias, gemm)
+    y: Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
+        x.reshape(-1, x.shape[-1]), weight, bias, gemm
+    )
     return y.view(*x.shape[:-1], weight.shape[0])
 
 

@@ -66,7 +66,7 @@ class FusedAdam(torch.optim.Optimizer):
             )
 
     def _state(self, param: Tensor) -> dict[str, Tensor]:
-        state = self.state[param]
+        state: dict[str, Tensor] = self.state[param]
         if not state:
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)

@@ -32,7 +32,7 @@ def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
     if "RANK" in os.environ:
         distributed.init_process_group(backend, timeout=timeout)
     else:
-        store = distributed.HashStore()
+        store = distributed.HashStore()  # type: ignore[attr-defined]
         distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     initialize_groups(settings)
 
@@ -132,3 +132,34 @@ def layout(settings: StageSettings) -> dict[str, int]:
     )
     sizes["data_parallel_size"] = parallel_state.get_data_parallel_world_size()
     return sizes
+
+
+def data_parallel() -> tuple[int, int]:
+    """This rank's place among the data-parallel ranks, and their number."""
+    return (
+        parallel_state.get_data_parallel_rank(),
+        parallel_state.get_data_parallel_world_size(),
+    )
+
+
+def sees_all_gemms() -> bool:
+    """Whether this rank counts when GEMMs are listed: one per pipeline stage does."""
+    first_tensor = parallel_state.get_tensor_model_parallel_rank() == 0
+    return bool(first_tensor and parallel_state.get_context_parallel_rank() == 0)
+
+
+def count_parameters(chunks: list[torch.nn.Module]) -> int:
+    """Parameters of the whole model, each counted once; collective.
+
+    A parameter that tensor-parallel ranks hold in common counts on the first of them.
+    """
+    first = parallel_state.get_tensor_model_parallel_rank() == 0
+    own = sum(
+        parameter.numel()
+        for chunk in chunks
+        for parameter in chunk.parameters()
+        if first or getattr(parameter, "tensor_model_parallel", False)
+    )
+    total = torch.tensor([own], dtype=torch.int64, device=torch.cuda.current_device())
+    distributed.all_reduce(total, group=parallel_state.get_model_parallel_group())
+    return int(total.item())

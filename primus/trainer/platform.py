@@ -63,7 +63,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         if module.__name__ == "megatron.core.tensor_parallel.random":
             # Upstream's goes through CUDA's generators, warns at every call that draws, and
             # compares states in a way that fake tensors cannot.
-            module.CudaRNGStatesTracker.fork = _fork  # type: ignore[attr-defined]
+            module.CudaRNGStatesTracker.fork = _fork
 
 
 class _Finder(importlib.abc.MetaPathFinder):
