@@ -34,10 +34,10 @@ def save_tokenizer(model: str, directory: Path) -> int:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnavailableError(
-            f"tokenizer_model = {model}: cannot be loaded: {reason} Fix: check the name, the "
+            f"tokenizer_model = {model}: cannot be loaded: {reason}. Fix: check the name, the "
             "network and HF_TOKEN, or give a directory that holds the tokenizer"
         ) from error
     if not tokenizer.is_fast:
@@ -106,13 +106,11 @@ def open_dataset(path: str, name: str | None, revision: str | None, split: str) 
         ) from error
     try:
         revision = revision if os.path.isdir(path) else _commit(path, revision)
-        dataset = datasets.load_dataset(
-            path, name, revision=revision, split=split, streaming=True, trust_remote_code=None
-        )
+        dataset = datasets.load_dataset(path, name, revision=revision, split=split, streaming=True)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnavailableError(
-            f"hf_dataset: {path}: cannot be loaded: {reason} "
+            f"hf_dataset: {path}: cannot be loaded: {reason}. "
             "Fix: check its name, configuration and split, the network and HF_TOKEN"
         ) from error
     return dataset, f"{path}/{name or 'default'}@{revision or 'local'}:{split}"
@@ -121,4 +119,8 @@ def open_dataset(path: str, name: str | None, revision: str | None, split: str) 
 def _commit(path: str, revision: str | None) -> str | None:
     from huggingface_hub import HfApi
 
-    return HfApi().dataset_info(path, revision=revision).sha
+    try:
+        return HfApi().dataset_info(path, revision=revision).sha
+    except Exception as error:
+        # Errors of the HTTP client that the library happens to use come through as they are.
+        raise OSError(str(error)) from error
