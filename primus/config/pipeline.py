@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from primus.config.problems import did_you_mean, listed, show
 from primus.config.schema.keys import STAGES, UPSTREAM, Stage
 from primus.config.schema.settings import Settings
 from primus.errors import ConfigError, Problem, RunConflictError
+
+_DIGEST = re.compile(r"\.([0-9a-f]{12})\.json$")
 
 # What a target of each kind asks for; the stages they build on follow.
 TARGETS: dict[str, tuple[Stage, ...]] = {
@@ -157,7 +160,8 @@ def freeze(made: StageKey, path: Path | str) -> None:
         RunConflictError: `path` carries another digest, so the configuration changed since the
             file was planned.
     """
-    if Path(path).name != Path(settings_file(made)).name:
+    digest = _DIGEST.search(Path(path).name)
+    if digest and digest.group(1) != made.digest:
         raise RunConflictError(
             f"{path}: the settings of {made.owner} now have the digest {made.digest}: the "
             "configuration changed since this job was planned. Fix: run snakemake again"

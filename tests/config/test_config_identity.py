@@ -221,6 +221,8 @@ def test_an_edit_between_plan_and_job_is_refused(root: Root, tmp_path: Path) -> 
     with pytest.raises(RunConflictError, match="changed since this job was planned"):
         freeze(edited, tmp_path / planned)
     assert not (tmp_path / planned).exists()
+    freeze(edited, tmp_path / "by_hand.json")  # a name without a digest promises nothing
+    assert StageSettings.load(tmp_path / "by_hand.json", "train").lr == 0.002
 
 
 def test_a_job_finds_its_experiment_by_key(root: Root) -> None:
