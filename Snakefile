@@ -23,6 +23,7 @@ include: "rules/report.smk"
 for kind, experiment in TARGETS:
 
     rule:
+        f"""{MEANING[kind]} {experiment}"""
         name:
             f"{kind}_{experiment}"
         default_target: (kind, experiment) == DEFAULT_TARGET

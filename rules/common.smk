@@ -50,6 +50,7 @@ def targets():
 
 
 TARGETS = targets()
+MEANING = pipeline.MEANING
 DEFAULT_TARGET = ("train", "llama3_8B_tiny")
 
 

@@ -31,6 +31,15 @@ TARGETS: dict[str, tuple[Stage, ...]] = {
     "export": ("export",),
     "report": ("report",),
 }
+# For `snakemake --list-target-rules`.
+MEANING: dict[str, str] = {
+    "data": "tokenize the text of",
+    "shapes": "list the GEMMs of",
+    "tune": "tune the GEMMs of",
+    "train": "train, export and report on",
+    "export": "train and export",
+    "report": "train, export and report on",
+}
 
 
 @dataclass(frozen=True)
