@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from primus.config.__main__ import add_config_argument, overrides
+from primus.config.arguments import add_config_argument, overrides
 from primus.config.identity import StageKey, closure, identities, upstream_of
 from primus.config.load import load
 from primus.config.paths import artifact, settings_file
@@ -154,6 +154,8 @@ def _note(settings: Settings, verdict: Verdict, made: StageKey, exists: bool) ->
             f"lr_decay_iters: {changed['lr_decay_iters'].before} to continue the old one"
         )
     if set(changed) == {"train_iters"} and exists:
+        if changed["train_iters"].now < changed["train_iters"].before:
+            return f"the run in {Path(verdict.path).parent} went further already; nothing is undone"
         return f"continues the run in {Path(verdict.path).parent}"
     return "a new run: other keys changed as well"
 

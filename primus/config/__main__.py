@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from primus.config import reference
+from primus.config.arguments import add_config_argument, overrides
 from primus.config.fields import walk
 from primus.config.identity import identities
 from primus.config.load import Resolved, experiments, load
@@ -22,37 +23,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand."""
     args = _parser().parse_args(argv)
     args.run(args)
-
-
-def overrides(given: Sequence[str]) -> dict[str, Any]:
-    """`key=value` arguments, or one JSON object, as overrides.
-
-    Raises:
-        ConfigError: an argument is neither.
-    """
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if text.startswith("{"):
-            found |= json.loads(text)
-        elif equals and name:
-            found[name] = value
-        else:
-            why = f"{text!r} is not key=value"
-            problem = Problem(file="--config", key="", value="", why=why, fix="write lr=1e-4")
-            raise ConfigError([problem])
-    return found
-
-
-def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--config key=value …`, as Snakemake has it."""
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="values that replace those of the files, or one JSON object",
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
