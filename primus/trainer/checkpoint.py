@@ -21,6 +21,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     mcore_to_pyt_state_dict,
 )
 from torch import distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
@@ -91,7 +92,6 @@ def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     distributed.barrier()
-    problem, records = None, {}
     try:
         dist_checkpointing.save(
             _sharded_state(state, is_loading=False),
@@ -99,10 +99,15 @@ def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
             sharded_strategy=_InProcessSave("torch_dist", 1, thread_count=1),
             validate_access_integrity=False,
         )
-        distributed.barrier()
+    except (OSError, RuntimeError, CheckpointException) as error:
+        # Perhaps on this rank alone; the others then wait for it, and torchrun ends them.
+        raise _failed(root, state.iteration, [_first_cause(error)]) from error
+    distributed.barrier()
+    problem, records = None, {}
+    try:
         records = _hash_share(temporary)
-    except (OSError, RuntimeError) as error:
-        problem = f"rank {distributed.get_rank()}: {error}"
+    except OSError as error:
+        problem = _first_cause(error)
     gathered: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, (problem, records))
     problems = [text for text, _ in gathered if text]
@@ -111,12 +116,23 @@ def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
         problems = _publish(state, root, about, files)
     distributed.broadcast_object_list(problems_box := [problems], src=0)
     if problems_box[0]:
-        if distributed.get_rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"{root}: cannot save iteration {state.iteration}: {'; '.join(problems_box[0])}"
-        )
+        raise _failed(root, state.iteration, problems_box[0])
     return root / directory.name_of(state.iteration)
+
+
+def _first_cause(error: BaseException) -> str:
+    # torch's exception, no Exception but a BaseException, holds those of all ranks and prints
+    # their tracebacks.
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (first, _) = next(iter(error.failures.items()))
+        return f"rank {rank}: {first}"
+    return f"rank {distributed.get_rank()}: {error}"
+
+
+def _failed(root: Path, iteration: int, problems: list[str]) -> CheckpointError:
+    if distributed.get_rank() == 0:
+        shutil.rmtree(directory.temporary(root, iteration), ignore_errors=True)
+    return CheckpointError(f"{root}: cannot save iteration {iteration}: {'; '.join(problems)}")
 
 
 def _publish(

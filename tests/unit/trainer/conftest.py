@@ -1,0 +1,34 @@
+"""One process as the whole job."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from trainer_tiny import tiny
+
+with warnings.catch_warnings():
+    # Of torch's and Megatron-core's own modules while they are imported.
+    warnings.simplefilter("ignore")
+    from megatron.core import parallel_state
+
+    from primus.trainer import parallel
+
+
+@pytest.fixture(scope="module")
+def single_rank() -> Iterator[None]:
+    """A process group of one rank and Megatron's groups in it."""
+    parallel.initialize(tiny(), timeout_minutes=1)
+    yield
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Kernels uncompiled, where a test does not look at them: compilers take seconds."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
