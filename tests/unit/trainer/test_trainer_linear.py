@@ -1,0 +1,104 @@
+"""The linear layer's three GEMMs, and gradients added into Megatron's buffer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from primus.trainer.linear import TorchGemm, linear
+
+
+class Counting(TorchGemm):
+    """Remembers the operands' shapes."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+
+    def mm(self, a: Tensor, b: Tensor) -> Tensor:
+        self.calls.append(("mm", tuple(a.shape), tuple(b.shape)))
+        return super().mm(a, b)
+
+    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        self.calls.append(("mm_accumulate", tuple(a.shape), tuple(b.shape)))
+        return super().mm_accumulate(a, b, out)
+
+
+def operands(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(11)
+    x = torch.randn(5, 2, 12, dtype=dtype, requires_grad=True)
+    weight = torch.randn(7, 12, dtype=dtype, requires_grad=True)
+    bias = torch.randn(7, dtype=dtype, requires_grad=True)
+    return x, weight, bias
+
+
+def wanted_gradients(
+    x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor
+) -> tuple[Tensor, ...]:
+    inputs = [t.detach().double().requires_grad_() for t in (x, weight, bias) if t is not None]
+    y = F.linear(*inputs)
+    return (y, *torch.autograd.grad(y, inputs, grad.double()))
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_values_and_gradients_equal_those_of_autograd(use_bias: bool) -> None:
+    x, weight, bias = operands(torch.float32)
+    added = bias if use_bias else None
+    y = linear(x, weight, added, TorchGemm())
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    wanted = wanted_gradients(x, weight, added, grad)
+    found = [y, x.grad, weight.grad, *([bias.grad] if use_bias else [])]
+    assert len(found) == len(wanted)
+    for value, expected in zip(found, wanted, strict=True):
+        assert value is not None
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_micro_batches_add_up_in_main_grad(dtype: torch.dtype) -> None:
+    x, weight, _ = operands(dtype)
+    weight.main_grad = torch.full((7, 12), 0.5)  # type: ignore[attr-defined]
+    total = torch.full((7, 12), 0.5, dtype=torch.float64)
+    for _ in range(2):
+        weight.grad_added_to_main_grad = False  # type: ignore[attr-defined]
+        y = linear(x, weight, None, TorchGemm())
+        grad = torch.randn_like(y)
+        y.backward(grad)
+        assert weight.grad_added_to_main_grad, "Megatron's hook would add the gradient again"
+        total += wanted_gradients(x, weight, None, grad)[2]
+    main_grad: Tensor = weight.main_grad  # type: ignore[attr-defined]
+    assert main_grad.dtype == torch.float32
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(main_grad.double(), total, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_every_product_goes_through_the_gemm() -> None:
+    x, weight, _ = operands(torch.float32)
+    gemm = Counting()
+    linear(x, weight, None, gemm).sum().backward()
+    assert gemm.calls == [
+        ("mm", (10, 12), (12, 7)),
+        ("mm", (10, 7), (7, 12)),
+        ("mm", (7, 10), (10, 12)),
+    ]
+
+
+def test_with_main_grad_the_weight_gradient_is_one_accumulating_product() -> None:
+    x, weight, _ = operands(torch.float32)
+    weight.main_grad = torch.zeros(7, 12)  # type: ignore[attr-defined]
+    gemm = Counting()
+    linear(x, weight, None, gemm).sum().backward()
+    assert gemm.calls[-1] == ("mm_accumulate", (7, 10), (10, 12))
+    assert len(gemm.calls) == 3
+
+
+def test_products_that_nobody_needs_are_left_out() -> None:
+    x, weight, _ = operands(torch.float32)
+    gemm = Counting()
+    linear(x.detach(), weight, None, gemm).sum().backward()
+    assert [name for name, *_ in gemm.calls] == ["mm", "mm"]
+    gemm = Counting()
+    linear(x, weight.detach(), None, gemm).sum().backward()
+    assert gemm.calls[1:] == [("mm", (10, 7), (7, 12))]
