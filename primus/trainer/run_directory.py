@@ -102,7 +102,7 @@ def _drop_if_abandoned(path: Path) -> None:
         host, pid, started = owner["host"], int(owner["pid"]), owner["started"]
     except FileNotFoundError:
         return
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunConflictError(
             f"{path}: unreadable; another process may be starting. "
             "Fix: try again; delete the file if no trainer runs"

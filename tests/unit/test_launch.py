@@ -1,0 +1,127 @@
+"""How ranks are started, told to stop, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from primus.errors import UnavailableError
+from primus.launch import Ranks, run_ranks, thread_environment
+
+STATUS = """
+import os, sys
+with open(os.environ["SEEN"], "w") as stream:
+    print(os.environ["MARK"], *sys.argv[1:], file=stream)
+raise SystemExit(int(sys.argv[1]))
+"""
+WAIT = """
+import os, pathlib, signal, sys, time
+stopped = []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+pathlib.Path(os.environ["SEEN"]).write_text(str(os.getpid()))
+while not stopped:
+    time.sleep(0.02)
+raise SystemExit(7)
+"""
+STARTER = """
+import sys
+from pathlib import Path
+from primus.launch import Ranks, run_ranks
+directory = Path(sys.argv[1])
+run_ranks(Ranks(module="rank_wait", arguments=[], nproc_per_node=1, nodes=1,
+                environment={"SEEN": str(directory / "seen")}, log_directory=directory / "logs"))
+"""
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of modules that ranks can run."""
+    (tmp_path / "rank_status.py").write_text(STATUS)
+    (tmp_path / "rank_wait.py").write_text(WAIT)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return tmp_path
+
+
+def ranks(directory: Path, module: str = "rank_status", **changes: object) -> Ranks:
+    values: dict[str, object] = {
+        "module": module,
+        "arguments": ["3", "--nnodes", "a b"],
+        "nproc_per_node": 1,
+        "nodes": 1,
+        "environment": {"MARK": "mark", "SEEN": str(directory / "seen")},
+        "log_directory": directory / "logs",
+    }
+    return Ranks(**(values | changes))  # type: ignore[arg-type]
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def test_one_rank_is_a_plain_process(modules: Path) -> None:
+    assert ranks(modules).command()[:4] == [sys.executable, "-u", "-m", "rank_status"]
+    assert run_ranks(ranks(modules)) == 3
+    assert (modules / "seen").read_text() == "mark 3 --nnodes a b\n"
+
+
+def test_several_ranks_go_through_torchrun_which_takes_no_argument_of_theirs(
+    modules: Path,
+) -> None:
+    command = ranks(modules, nproc_per_node=2).command()
+    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert "--nproc-per-node=2" in command
+    end = command.index("--")
+    assert command[end - 1] == "rank_status"
+    assert command[end + 1 :] == ["3", "--nnodes", "a b"]
+
+
+def test_several_nodes_need_a_cluster(modules: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"nodes = 2.*--profile slurm"):
+        ranks(modules, nodes=2).command()
+
+
+def test_a_rank_that_a_signal_ended(modules: Path) -> None:
+    (modules / "rank_status.py").write_text("import os; os.kill(os.getpid(), 9)")
+    assert run_ranks(ranks(modules)) == -9
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_handlers_come_back(
+    modules: Path, number: signal.Signals
+) -> None:
+    def send() -> None:
+        wait_for(modules / "seen")
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert run_ranks(ranks(modules, "rank_wait")) == 7
+    sender.join()
+    assert signal.getsignal(number) == before
+
+
+def test_a_rank_ends_when_its_starter_is_killed(modules: Path) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(modules)])
+    rank = psutil.Process(int(wait_for(modules / "seen")))
+    starter.kill()
+    starter.wait()
+    rank.wait(timeout=30)
+
+
+def test_threads_of_every_library_are_limited() -> None:
+    environment = thread_environment(3)
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
