@@ -9,8 +9,6 @@ transformers loads it: `AutoModelForCausalLM.from_pretrained("output/runs/…/hf
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from primus.artifacts.timing import stage_time
 from primus.artifacts.tokens import TokenizerManifest
 from primus.config.frozen import add_settings_arguments, load_settings
 from primus.errors import DataError, run_main
-from primus.files import atomic_write, fsync_directory
+from primus.files import fsync_directory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,13 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         export(args.train, args.tokenizer, args.output)
 
 
-def export(train_path: Path, tokenizer_path: Path, output: Path) -> ExportManifest:
+def export(train_path: Path, tokenizer_path: Path, output: Path) -> None:
     """Export the last checkpoint that `train_path` lists; it is verified first.
 
     Raises:
-        DataError: the tokenizer is not the one that the run was trained with.
+        DataError: the tokenizer is not the one of the run.
         ArtifactError: the checkpoint or the tokenizer is damaged.
-        UserError: transformers has no class for the architecture.
     """
     train, tokenizer = TrainManifest.load(train_path), TokenizerManifest.load(tokenizer_path)
     if tokenizer.fingerprint != train.tokenizer_fingerprint:
@@ -57,18 +54,16 @@ def export(train_path: Path, tokenizer_path: Path, output: Path) -> ExportManife
             f"{tokenizer_path}: fingerprint = {tokenizer.fingerprint}, but the run was trained "
             f"with {train.tokenizer_fingerprint}. Fix: restore the run's tokenizer"
         )
-    last = train.checkpoints[-1]
-    directory = output.parent
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    last, directory = train.checkpoints[-1], output.parent
+    shutil.rmtree(temporary := directory.with_name(f".{directory.name}.tmp"), ignore_errors=True)
     temporary.mkdir(parents=True)
     dtype = _write(
         train, train_path.parent / "checkpoints" / last.name, tokenizer.eod_id, temporary
     )
     for name, record in tokenizer.files.items():
-        record.verify(tokenizer_path.parent / name)
-        shutil.copyfile(tokenizer_path.parent / name, temporary / name)
-    files = {p.name: FileRecord.of(p) for p in sorted(temporary.iterdir())}
+        record.verify(source := tokenizer_path.parent / name)
+        shutil.copyfile(source, temporary / name)
+    files = {path.name: FileRecord.of(path) for path in sorted(temporary.iterdir())}
     _publish(temporary, directory)
     manifest = ExportManifest(
         experiment=train.experiment,
@@ -83,30 +78,18 @@ def export(train_path: Path, tokenizer_path: Path, output: Path) -> ExportManife
     )
     manifest.save(output)
     print(f"{directory}: {manifest.parameters:,} parameters in {dtype} from {last.name}")
-    return manifest
 
 
 def _write(train: TrainManifest, checkpoint: Path, eod_id: int, directory: Path) -> str:
-    from primus.huggingface import llama
-    from primus.huggingface.write import CheckpointReader, write_weights
-    from primus.trainer.checkpoint_directory import fsync_files, verify
+    from primus.huggingface.write import write_model
+    from primus.trainer.checkpoint_directory import verify
 
     verify(checkpoint, train.key)
-    reader = CheckpointReader(checkpoint)
-    targets = list(llama.targets(train.settings))
-    dtype = str(reader.dtype(targets[0].source)).removeprefix("torch.")
-    count = sum(math.prod(target.shape) for target in targets)
-    config = llama.config(train.settings, eod_id=eod_id, dtype=dtype)
-    with atomic_write(directory / "config.json") as stream:
-        json.dump(config, stream, indent=2, sort_keys=True)
-    files = write_weights(reader, targets, directory, lambda line: print(line, flush=True))
-    fsync_files(files)
-    print(f"{count:,} parameters as {config['architectures'][0]}", flush=True)
-    return dtype
+    return write_model(checkpoint, train.settings, directory, eod_id=eod_id)
 
 
 def _publish(temporary: Path, directory: Path) -> None:
-    # The directory can be made again from its checkpoint, so an older one is replaced.
+    # An older one is replaced: it can be made again from its checkpoint.
     if directory.exists():
         shutil.rmtree(directory)
     os.rename(temporary, directory)

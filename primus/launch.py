@@ -75,7 +75,8 @@ def run_ranks(ranks: Ranks) -> int:
     environment = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
-        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "",
+        # Instead of "[default0]:"; torchrun takes an empty one for none given.
+        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": " ",
         **ranks.environment,
     }
     process = subprocess.Popen(

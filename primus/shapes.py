@@ -11,40 +11,13 @@ import argparse
 import os
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import TrainingError, run_main
 from primus.launch import Ranks, run_ranks, thread_environment
-
-# Keys that training steps need and that no shape depends on: any legal value will do.
-_NEUTRAL = {
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.95,
-    "adam_eps": 1e-8,
-    "attention_dropout": 0.0,
-    "clip_grad": 1.0,
-    "eod_mask_loss": False,
-    "hidden_dropout": 0.0,
-    "init_method_std": 0.02,
-    "lr": 1e-4,
-    "max_position_embeddings": 1 << 20,
-    "min_lr": 0.0,
-    "norm_epsilon": 1e-5,
-    "overlap_grad_reduce": False,
-    "overlap_param_gather": False,
-    "rope_scaling_factor": 8.0,
-    "rotary_base": 1e4,
-    "seed": 1234,
-    "untie_embeddings_and_output_weights": True,
-    "use_distributed_optimizer": False,
-    "use_rope_scaling": False,
-    "weight_decay": 0.1,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,19 +68,9 @@ def _start(settings: StageSettings, ranks: int, arguments: list[str]) -> None:
 
 
 def _dump(settings: StageSettings, output: Path) -> None:
-    from primus.gemm.shapes import write_shapes
-    from primus.shapes_dump import record, trace
+    from primus.shapes_dump import dump
 
-    complete = StageSettings.of(
-        "shapes", _NEUTRAL | settings.as_dict(), experiment=settings.experiment, key=settings.key
-    )
-    source = settings.gemm_tuning.shapes
-    calls: Counter[Any] | None = trace(complete) if source == "trace" else record(complete)
-    if calls is None:
-        return
-    shapes = write_shapes(output, calls, source=source, model=settings.identity)
-    number = sum(shape.calls for shape in shapes)
-    print(f"{source}: {number} GEMMs per micro-batch, {len(shapes)} distinct problems")
+    dump(settings, output)
 
 
 if __name__ == "__main__":

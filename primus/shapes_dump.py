@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +12,49 @@ from torch import distributed
 from primus.config.frozen import StageSettings
 from primus.errors import TrainingError
 from primus.gemm.record import GemmRecorder
+from primus.gemm.shapes import write_shapes
 from primus.trainer.platform import install
 
 Calls = Counter[Any]
+
+# Keys that training steps need and that no shape depends on: any legal value will do.
+_NEUTRAL = {
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_eps": 1e-8,
+    "attention_dropout": 0.0,
+    "clip_grad": 1.0,
+    "eod_mask_loss": False,
+    "hidden_dropout": 0.0,
+    "init_method_std": 0.02,
+    "lr": 1e-4,
+    "max_position_embeddings": 1 << 20,
+    "min_lr": 0.0,
+    "norm_epsilon": 1e-5,
+    "overlap_grad_reduce": False,
+    "overlap_param_gather": False,
+    "rope_scaling_factor": 8.0,
+    "rotary_base": 1e4,
+    "seed": 1234,
+    "untie_embeddings_and_output_weights": True,
+    "use_distributed_optimizer": False,
+    "use_rope_scaling": False,
+    "weight_decay": 0.1,
+}
+
+
+def dump(settings: StageSettings, output: Path) -> None:
+    """Write shapes.jsonl as `gemm_tuning.shapes` asks; on the first rank only."""
+    complete = StageSettings.of(
+        "shapes", _NEUTRAL | settings.as_dict(), experiment=settings.experiment, key=settings.key
+    )
+    source = settings.gemm_tuning.shapes
+    calls = trace(complete) if source == "trace" else record(complete)
+    if calls is None:
+        return
+    shapes = write_shapes(output, calls, source=source, model=settings.identity)
+    number = sum(shape.calls for shape in shapes)
+    print(f"{source}: {number} GEMMs per micro-batch, {len(shapes)} distinct problems")
 
 
 def _recorders(recorded: list[GemmRecorder]) -> Any:

@@ -16,6 +16,7 @@ from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
 from primus.dataset.order import batch_indices
 from primus.dataset.samples import SplitName, open_split
+from primus.errors import TrainingError
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import BackendSpec
 from primus.gemm.dispatch import GemmDispatcher
@@ -76,8 +77,26 @@ def prepare(
         about=about,
         metrics=Metrics(args.run_directory, train_iters=settings.train_iters) if leader else None,
         stop_requested=stop_requested,
+        after_first_iteration=lambda: _require_tuned(settings, gemm),
     )
     return run, state
+
+
+def _require_tuned(settings: StageSettings, gemm: Gemm | None) -> None:
+    """Refuse to train on when the tuned result applies to nothing.
+
+    Raises:
+        TrainingError: no product was among the tuned problems, and `gemm_tuning.require` is set.
+    """
+    if not isinstance(gemm, GemmDispatcher) or not settings.gemm_tuning.require:
+        return
+    use = gemm.use()
+    if use.hits + use.defaults == 0:
+        raise TrainingError(
+            f"gemm_tuning.require = true: none of {use.misses + use.rejections} GEMM calls of the "
+            "first iteration is in the tuned result. Fix: tune again for these settings "
+            "(snakemake tune_<experiment>), or set gemm_tuning.require to false"
+        )
 
 
 def _batches(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
 from primus.errors import ArtifactError
 from primus.files import atomic_write
+from primus.huggingface import llama
 from primus.huggingface.llama import Target
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -116,3 +118,24 @@ def _convert(reader: CheckpointReader, target: Target) -> Tensor:
             f"the architecture says {target.shape}"
         )
     return tensor.clone()
+
+
+def write_model(
+    checkpoint: Path, settings: Mapping[str, Any], directory: Path, *, eod_id: int
+) -> str:
+    """Write config.json and the weights of a verified checkpoint; returns the weights' dtype.
+
+    Raises:
+        UserError: transformers has no class for the architecture.
+        ArtifactError: the checkpoint does not hold the architecture that `settings` describe.
+    """
+    reader = CheckpointReader(checkpoint)
+    targets = list(llama.targets(settings))
+    dtype = str(reader.dtype(targets[0].source)).removeprefix("torch.")
+    content = llama.config(settings, eod_id=eod_id, dtype=dtype)
+    with atomic_write(directory / "config.json") as stream:
+        json.dump(content, stream, indent=2, sort_keys=True)
+    for path in write_weights(reader, targets, directory, lambda line: print(line, flush=True)):
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+    return dtype

@@ -20,7 +20,7 @@ from primus.trainer import parallel
 from primus.trainer.linear import Gemm
 from primus.trainer.loop import forward_backward
 from primus.trainer.model import model_config
-from primus.trainer.optimizer import build_optimizer
+from primus.trainer.optimizer import build_optimizer, take_step
 
 Around = Callable[[], AbstractContextManager[Any]]
 
@@ -62,7 +62,7 @@ def train_steps(
         optimizer.zero_grad()
         with around():
             forward_backward(settings, chunks, batches(), num_microbatches=1)
-        optimizer.step()
+        take_step(optimizer, settings.clip_grad)
 
 
 def trace_micro_batch(settings: StageSettings, around: Around) -> None:

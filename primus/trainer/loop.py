@@ -22,6 +22,7 @@ from primus.errors import TrainingError
 from primus.trainer import checkpoint, checkpoint_directory
 from primus.trainer.checkpoint import TrainingState
 from primus.trainer.metrics import Metrics
+from primus.trainer.optimizer import take_step
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Run:
         about: fields of every checkpoint's manifest that do not change during the attempt.
         metrics: on rank 0 only.
         stop_requested: polled after each iteration; True ends the attempt as "preempted".
+        after_first_iteration: called once; it may refuse to go on by raising.
     """
 
     settings: StageSettings
@@ -53,6 +55,7 @@ class Run:
     about: dict[str, Any]
     metrics: Metrics | None
     stop_requested: Callable[[], bool]
+    after_first_iteration: Callable[[], None]
 
     @property
     def checkpoints(self) -> Path:
@@ -142,8 +145,12 @@ class Loop:
         batches = run.train_batches(state.consumed_samples)
         saved = state.iteration
         self._window = _Window(time.monotonic())
+        first = True
         while state.iteration < settings.train_iters:
             stop = self._iterate(batches)
+            if first:
+                run.after_first_iteration()
+                first = False
             done = state.iteration >= settings.train_iters
             every = settings.eval_interval
             if done or (every and state.iteration % every == 0):
@@ -174,8 +181,8 @@ class Loop:
         if not math.isfinite(loss):
             raise TrainingError(f"iteration {iteration}: the loss is {loss}; nothing was saved")
         lr = state.optimizer.param_groups[0]["lr"]
-        updated, grad_norm, _ = state.optimizer.step()
-        if grad_norm is not None and updated and not math.isfinite(grad_norm):
+        updated, grad_norm = take_step(state.optimizer, run.settings.clip_grad)
+        if updated and grad_norm is not None and not math.isfinite(grad_norm):
             raise TrainingError(
                 f"iteration {iteration}: the gradient norm is {grad_norm}; nothing was saved"
             )

@@ -20,6 +20,9 @@ class FusedAdam(torch.optim.Optimizer):
 
     Takes the arguments that Megatron-core gives to transformer-engine's and apex's FusedAdam.
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
+
+    Attributes:
+        grad_divisor: gradients are divided by this number in the same pass over memory.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class FusedAdam(torch.optim.Optimizer):
         adam_w_mode: bool = True,
     ) -> None:
         self._fused = torch._fused_adamw_ if adam_w_mode else torch._fused_adam_
+        self.grad_divisor: Tensor | None = None
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         )
@@ -61,7 +65,7 @@ class FusedAdam(torch.optim.Optimizer):
                 weight_decay=group["weight_decay"],
                 eps=group["eps"],
                 maximize=False,
-                grad_scale=None,
+                grad_scale=self.grad_divisor,
                 found_inf=None,
             )
 
@@ -93,6 +97,28 @@ def build_optimizer(settings: StageSettings, chunks: list[torch.nn.Module]) -> M
         log_num_zeros_in_grad=False,
     )
     return get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
+
+
+def take_step(optimizer: MegatronOptimizer, clip_grad: float) -> tuple[bool, float | None]:
+    """Clip and update; collective.
+
+    With our Adam the clipping happens inside the update, which saves two passes over the
+    gradients.
+
+    Returns:
+        whether the parameters were updated (no overflow), and the gradient norm before clipping.
+    """
+    inner = [part.optimizer for part in getattr(optimizer, "chained_optimizers", [optimizer])]
+    if not all(isinstance(adam, FusedAdam) for adam in inner):
+        updated, norm, _ = optimizer.step()
+        return bool(updated), norm
+    if optimizer.prepare_grads():
+        return False, None
+    norm = float(optimizer.get_grad_norm())
+    divisor = max(1.0, (norm + 1e-6) / clip_grad) if clip_grad > 0 else 1.0
+    for adam in inner:
+        adam.grad_divisor = None if divisor == 1.0 else torch.tensor(divisor)
+    return bool(optimizer.step_with_ready_grads()), norm
 
 
 def build_scheduler(

@@ -1,0 +1,1 @@
+"""Ratios against peers that anyone can run: `python -m benchmarks.<name>`."""

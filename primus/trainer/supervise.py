@@ -1,0 +1,97 @@
+"""One call brings a run to its end: checks, ranks, verification, manifest. No torch here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from primus.artifacts.provenance import code_version, libraries
+from primus.artifacts.run import RunIdentity, TrainManifest
+from primus.artifacts.tokens import SamplesManifest, TokenizerManifest
+from primus.config.frozen import StageSettings
+from primus.errors import DataError
+from primus.files import atomic_write, canonical_json
+from primus.launch import Ranks, run_ranks, thread_environment
+from primus.trainer import run_directory
+from primus.trainer.outcome import finished, require_completed, train_manifest
+
+
+def train(
+    settings: StageSettings,
+    directory: Path,
+    *,
+    settings_path: Path,
+    samples_path: Path,
+    tokenizer_path: Path,
+    tuned_path: Path | None,
+) -> TrainManifest:
+    """Bring the run in `directory` to `train_iters` and return its manifest.
+
+    Raises:
+        DataError: the tokenizer has more ids than the model's vocabulary.
+        RunConflictError: the directory belongs to another run, or another process writes to it.
+        TrainingError: the attempt ended early.
+    """
+    samples = SamplesManifest.load(samples_path)
+    tokenizer = TokenizerManifest.load(tokenizer_path)
+    if tokenizer.vocab_size > settings.vocab_size:
+        raise DataError(
+            f"{tokenizer_path}: vocab_size = {tokenizer.vocab_size} ids do not fit into the "
+            f"model's vocab_size = {settings.vocab_size}. Fix: raise vocab_size in the model's file"
+        )
+    run_directory.check_free(directory)
+    tuned, tuned_sha256 = run_directory.adopt_tuned(directory, tuned_path)
+    identity = RunIdentity(
+        experiment=settings.experiment,
+        key=settings.key,
+        settings=settings.identity,
+        samples_fingerprint=samples.fingerprint,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        tuned_sha256=tuned_sha256,
+    )
+    run_directory.claim(directory, identity)
+    if not finished(directory, settings):
+        attempt = run_directory.new_attempt(directory)
+        _write_about(attempt, directory, identity)
+        arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
+        require_completed(directory, settings, run_ranks(_ranks(settings, attempt, arguments)))
+    return train_manifest(directory, settings, identity, samples)
+
+
+def _write_about(attempt: Path, directory: Path, identity: RunIdentity) -> None:
+    commit, dirty = code_version()
+    about = {
+        "key": identity.key,
+        "parent": run_directory.newest_checkpoint(directory),
+        "samples_fingerprint": identity.samples_fingerprint,
+        "tokenizer_fingerprint": identity.tokenizer_fingerprint,
+        "tuned_sha256": identity.tuned_sha256,
+        "code_commit": commit,
+        "code_dirty": dirty,
+        "libraries": libraries(),
+    }
+    with atomic_write(attempt / "about.json") as stream:
+        json.dump(about, stream, indent=2, sort_keys=True)
+
+
+def _arguments(
+    settings: StageSettings, attempt: Path, settings_path: Path, samples: Path, tuned: Path | None
+) -> list[str]:
+    directory = attempt.parent.parent
+    return [
+        *("--settings", str(settings_path), "--options", canonical_json(settings.options)),
+        *("--samples", str(samples), "--run-directory", str(directory)),
+        *("--attempt", str(int(attempt.name)), "--about", str(attempt / "about.json")),
+        *(("--tuned", str(tuned)) if tuned else ()),
+    ]
+
+
+def _ranks(settings: StageSettings, attempt: Path, arguments: list[str]) -> Ranks:
+    return Ranks(
+        module="primus.train_rank",
+        arguments=arguments,
+        nproc_per_node=settings.nproc_per_node,
+        nodes=settings.nodes,
+        environment=thread_environment(settings.threads_per_rank) | settings.env.as_dict(),
+        log_directory=attempt / "logs",
+    )
