@@ -1,0 +1,178 @@
+"""The trainer as a process: it learns, and after any end it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+from trainer_run import Bench, Run
+
+from primus.errors import ArtifactError
+from primus.trainer.checkpoint_directory import verify
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
+
+LAST = 50
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bench: Bench) -> Run:
+    """A run from start to end in one attempt; tests only read it."""
+    run = bench.run("undisturbed")
+    run.finish()
+    return run
+
+
+def flip_a_bit(checkpoint: Path) -> Path:
+    path = max(checkpoint.rglob("*.distcp"), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    return path
+
+
+def test_it_learns_and_leaves_a_verified_manifest(undisturbed: Run) -> None:
+    curve = undisturbed.curve()
+    assert list(curve) == list(range(1, LAST + 1))
+    assert curve[LAST][0] < curve[1][0] - 0.5
+    manifest = undisturbed.manifest()
+    assert manifest.iteration == LAST
+    assert manifest.loss == curve[LAST][0]
+    assert manifest.validation_loss is not None
+    assert manifest.consumed_tokens == LAST * 4 * 32
+    assert [c.iteration for c in manifest.checkpoints] == [10, 20, 30, 40, 50]
+    assert manifest.warnings == []
+    for checkpoint in undisturbed.checkpoints():
+        verify(checkpoint, manifest.key)
+
+
+def test_a_finished_run_is_not_started_again(undisturbed: Run) -> None:
+    before = undisturbed.manifest()
+    undisturbed.finish()
+    assert len(list(undisturbed.directory.glob("attempts/*"))) == 1
+    assert undisturbed.manifest().loss == before.loss
+
+
+def test_a_killed_rank(bench: Bench, undisturbed: Run) -> None:
+    """Kill -9 at 60 %: said as such; the next start goes on from the newest checkpoint."""
+    run = bench.run("killed")
+    process = run.start()
+    rank = run.wait_for(30, process)
+    second = bench.run("killed")
+    status, output = second.fail()
+    assert status == 2
+    assert re.search(rf"error: .*process {rank.pid} on .*is writing to this run.*Fix:", output)
+    rank.kill()
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert "attempt 1 was ended by SIGKILL" in output
+    assert "run the same command again to go on" in output
+    assert "Traceback" not in output
+    assert run.attempt().status == "failed"
+    newest = run.checkpoints()[-1].name
+    assert f"resuming from {newest}" in run.finish()
+    assert run.attempt().resumed_from == newest
+    assert run.curve() == undisturbed.curve()
+    assert run.manifest().attempts == 2
+
+
+def test_a_request_to_stop(bench: Bench, undisturbed: Run) -> None:
+    """SIGTERM: the iteration ends, the state is saved, and the stage fails and says why."""
+    run = bench.run("stopped")
+    process = run.start()
+    rank = run.wait_for(23, process)
+    process.terminate()
+    rank.resume()
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert "preempted: stopped by a signal, state saved" in output
+    assert "Traceback" not in output
+    assert run.attempt().status == "preempted"
+    reached = run.attempt().last_iteration
+    assert 23 <= reached < LAST
+    assert run.checkpoints()[-1].name == f"iter_{reached:07d}"
+    assert f"resuming from iter_{reached:07d}" in run.finish()
+    assert [row.iteration for row in run.rows()] == list(range(1, LAST + 1)), "nothing ran twice"
+    assert run.curve() == undisturbed.curve()
+
+
+def test_raising_train_iters_goes_on(bench: Bench, undisturbed: Run) -> None:
+    """The length of the schedule is given, so 20 iterations and 30 more are 50."""
+    run = bench.run("short", train_iters=20)
+    run.finish()
+    assert run.manifest().iteration == 20
+    assert run.manifest().key == undisturbed.manifest().key
+    longer = bench.run("short")
+    assert "resuming from iter_0000020" in longer.finish()
+    assert longer.curve() == undisturbed.curve()
+    assert longer.manifest().iteration == LAST
+
+
+def test_a_flipped_bit_falls_back_to_the_checkpoint_before(undisturbed: Run) -> None:
+    run = undisturbed.copy("flipped", until=LAST)
+    flip_a_bit(run.checkpoints()[-1])
+    with pytest.raises(ArtifactError):
+        verify(run.checkpoints()[-1], undisturbed.manifest().key)
+    output = run.finish()
+    assert re.search(r"skipping a damaged checkpoint: .*iter_0000050", output)
+    assert "resuming from iter_0000040" in output
+    assert run.curve() == undisturbed.curve()
+    assert [c.iteration for c in run.manifest().checkpoints] == [10, 20, 30, 40, 50]
+    assert (run.directory / "checkpoints/damaged-iter_0000050-0").is_dir(), "kept for a person"
+
+
+def test_no_good_checkpoint_is_no_silent_start_from_zero(undisturbed: Run) -> None:
+    run = undisturbed.copy("all-bad", until=20)
+    for checkpoint in run.checkpoints():
+        flip_a_bit(checkpoint)
+    status, output = run.fail()
+    assert status == 1
+    assert "none of 2 checkpoints is good" in output
+    assert "Traceback" not in output
+    assert len(run.checkpoints()) == 2
+    assert run.rows()[-1].iteration == 20
+
+
+def test_numbers_that_go_wrong_are_not_saved(bench: Bench) -> None:
+    run = bench.run("diverged", lr=1e30, lr_warmup_iters=0, save_interval=1, clip_grad=0.0)
+    status, output = run.fail()
+    assert status == 1
+    found = re.search(r"failed: iteration (\d+): the (loss|gradient norm) is (nan|inf)", output)
+    assert found, output
+    assert "nothing was saved" in output
+    wrong = int(found.group(1))
+    assert wrong > 1
+    assert [c.name for c in run.checkpoints()] == [f"iter_{i:07d}" for i in range(1, wrong)]
+    assert run.attempt().status == "failed"
+
+
+def test_two_ranks_that_lose_their_starter(bench: Bench, undisturbed: Run) -> None:
+    """Kill -9 of primus.train: no rank stays; two ranks go on to the losses of one."""
+    run = bench.run("two-ranks", nproc_per_node=2)
+    process = run.start()
+    rank = run.wait_for(30, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3, "torchrun and two ranks"
+    process.kill()
+    process.wait()
+    rank.resume()
+    _, alive = psutil.wait_procs(family, timeout=90)
+    assert not alive
+    assert process.stdout is not None
+    process.stdout.close()
+    run.finish()
+    wanted = undisturbed.curve()
+    found = run.curve()
+    assert list(found) == list(wanted)
+    for iteration, (loss, lr, norm) in found.items():
+        assert loss == pytest.approx(wanted[iteration][0], rel=1e-5), iteration
+        assert lr == wanted[iteration][1]
+        assert norm == pytest.approx(wanted[iteration][2], rel=1e-4), iteration
+    assert run.manifest().checkpoints[-1].iteration == LAST
