@@ -10,6 +10,7 @@ import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import logging
 import sys
 import types
 import warnings
@@ -138,6 +139,7 @@ def install(platform: Platform) -> torch.device:
         RuntimeError: megatron was imported before, or another platform was installed.
     """
     global _installed
+    quiet()
     if _installed not in (None, platform):
         raise RuntimeError(f"platform {_installed} is installed already, not {platform}")
     if platform != "cpu":
@@ -147,7 +149,6 @@ def install(platform: Platform) -> torch.device:
         early = [name for name in _REWRITTEN if name in sys.modules]
         if early:
             raise RuntimeError(f"imported before the platform was installed: {', '.join(early)}")
-        _quiet()
         sys.meta_path.insert(0, _Finder())
         for name, answer in _ANSWERS.items():
             setattr(torch.cuda, name, answer)
@@ -156,10 +157,24 @@ def install(platform: Platform) -> torch.device:
     return _cpu_device()
 
 
-def _quiet() -> None:
-    """Drop the import-time advice to install libraries that only GPUs have."""
-    for message in (r".*Apex is not installed.*", r".*Transformer Engine.*not installed.*"):
+# What Megatron-core 0.16 says on every run and nobody can act on.
+_KNOWN_WARNINGS = (
+    r".*Apex is not installed.*",
+    r".*Transformer Engine.*not installed.*",
+    r"full scope is deprecated.*",
+    r"The \.grad attribute of a Tensor that is not a leaf Tensor.*",
+    r"`torch\.distributed\.(all_gather_into|reduce_scatter)_tensor` is deprecated.*",
+)
+
+
+def quiet() -> None:
+    """Drop what Megatron-core says about itself on every run."""
+    for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    # Said of every MLP that a spec replaces; upstream then uses the default process group.
+    logging.getLogger("megatron.core.transformer.transformer_layer").addFilter(
+        lambda record: "Unknown MLP type" not in record.getMessage()
+    )
 
 
 def use_fused_adam(adam: type[torch.optim.Optimizer]) -> None:
