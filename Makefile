@@ -47,7 +47,8 @@ check: lint types imports quick-tests
 lint: dev
 	ruff format --check
 	ruff check
-	$(if $(SMK_FILES),snakefmt --check $(SMK_FILES))
+	snakefmt --check $(SMK_FILES)
+	snakemake --lint
 	codespell
 
 types: dev
@@ -65,7 +66,7 @@ slow-tests: dev
 fix: dev
 	ruff check --fix --exit-zero
 	ruff format
-	$(if $(SMK_FILES),snakefmt $(SMK_FILES))
+	snakefmt $(SMK_FILES)
 	codespell --write-changes
 
 lock: dev
