@@ -13,7 +13,7 @@ from typing import Any
 
 from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
-from primus.errors import PrimusError, run_main
+from primus.errors import PrimusError, UserError, run_main
 from primus.launch import end_with_parent
 
 _stop = False
@@ -68,7 +68,7 @@ def _train(settings: StageSettings, args: argparse.Namespace, started: float) ->
         try:
             _attempt(settings, args, device, record)
         except PrimusError as error:
-            record.end("failed", str(error))
+            record.end("failed", str(error), mendable=isinstance(error, UserError))
             raise
     torch.distributed.destroy_process_group()
 
@@ -88,15 +88,17 @@ class _AttemptRecord:
         self.resumed_from = resumed_from
         self._write("running", "", None)
 
-    def end(self, status: Status, reason: str) -> None:
+    def end(self, status: Status, reason: str, *, mendable: bool = False) -> None:
         """The attempt is over."""
-        self._write(status, reason, time.time())
+        self._write(status, reason, time.time(), mendable=mendable)
 
     def result(self, result: AttemptResult) -> None:
         """Keep what the finished attempt found out."""
         result.save(self._directory / "result.json")
 
-    def _write(self, status: Status, reason: str, finished: float | None) -> None:
+    def _write(
+        self, status: Status, reason: str, finished: float | None, *, mendable: bool = False
+    ) -> None:
         from torch import distributed
 
         if distributed.get_rank() != 0:
@@ -105,6 +107,7 @@ class _AttemptRecord:
             number=self._number,
             status=status,
             reason=reason,
+            mendable=mendable,
             started=self._started,
             finished=finished,
             first_iteration=self.first,

@@ -87,13 +87,18 @@ class ValidationRow(_Row):
 
 
 class Attempt(Manifest):
-    """One start of the trainer in a run directory; rewritten when it ends."""
+    """One start of the trainer in a run directory; rewritten when it ends.
+
+    Attributes:
+        mendable: it failed by a mistake that the user can mend; the reason says how.
+    """
 
     kind: ClassVar[str] = "attempt"
 
     number: int
     status: Status
     reason: str
+    mendable: bool = False
     started: float
     finished: float | None
     first_iteration: int

@@ -19,7 +19,7 @@ from primus.artifacts.run import (
 )
 from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
-from primus.errors import ArtifactError, TrainingError
+from primus.errors import ArtifactError, TrainingError, UserError
 from primus.trainer import checkpoint_directory, run_directory
 
 _ROW: TypeAdapter[MetricsRow | ValidationRow] = TypeAdapter(MetricsRow | ValidationRow)
@@ -46,9 +46,12 @@ def read_metrics(directory: Path) -> list[MetricsRow | ValidationRow]:
 def finished(directory: Path, settings: StageSettings) -> bool:
     """Whether the run has a good checkpoint at `train_iters` or beyond, and its result."""
     newest = next(iter(checkpoint_directory.newest_first(directory / "checkpoints")), None)
-    if newest is None or _result(directory) is None:
+    result = _result(directory)
+    if newest is None or result is None:
         return False
-    if (checkpoint_directory.iteration_of(newest) or 0) < settings.train_iters:
+    reached = checkpoint_directory.iteration_of(newest) or 0
+    # An attempt killed between its last checkpoint and its result leaves an older result, or none.
+    if reached < settings.train_iters or result.iteration != reached:
         return False
     try:
         checkpoint_directory.verify(newest, settings.key)
@@ -61,6 +64,7 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
     """Check how the last attempt ended.
 
     Raises:
+        UserError: it failed by a mistake that the user can mend; the rank's own words.
         TrainingError: it was preempted, failed, or left no good checkpoint at `train_iters`; the
             message names the cause, the logs and what to do.
     """
@@ -70,6 +74,8 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
     logs = directory / "attempts" / f"{number:03d}" / "logs"
     if attempt is not None and attempt.status == "completed" and finished(directory, settings):
         return
+    if attempt is not None and attempt.mendable:
+        raise UserError(attempt.reason)
     cause = _cause(attempt, status)
     if attempt is not None and attempt.status == "running":
         attempt.model_copy(update={"status": "failed", "reason": cause}).save(
