@@ -1,0 +1,194 @@
+"""GEMM shapes: the recorded list equals the traced one, and tuned kernels meet every call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer_run import REPOSITORY, Bench, settings_of
+
+from primus.gemm.backends import load_backend
+from primus.gemm.backends.base import DEFAULT, BackendSpec
+from primus.gemm.choose import Choice
+from primus.gemm.kernels import KERNELS, dispatchable
+from primus.gemm.problem import Problem
+from primus.gemm.search import SearchResult, SearchSettings, Tuned
+from primus.gemm.shapes import Shape, read_shapes
+from primus.gemm.stack import Stack
+from primus.gemm.tuned import write_tuned
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def dump(path: Path, source: str, **changes: Any) -> list[Shape]:
+    """Run the stage."""
+    settings = settings_of(
+        "shapes", **changes, gemm_tuning={"enabled": True, "shapes": source, "record_iters": 1}
+    )
+    settings.save(path / "settings.json")
+    output = path / f"{source}.jsonl"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "primus.shapes"),
+            *("--settings", str(path / "settings.json"), "--output", str(output)),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    header, shapes = read_shapes(output)
+    assert header.source == source
+    assert header.calls == sum(shape.calls for shape in shapes)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="fp32"),
+        pytest.param({"bf16": True}, id="bf16"),
+        pytest.param({"nproc_per_node": 2, "tensor_model_parallel_size": 2}, id="two tensor ranks"),
+    ],
+)
+def test_record_and_trace_agree(tmp_path: Path, changes: dict[str, Any]) -> None:
+    recorded = dump(tmp_path, "record", **changes)
+    traced = dump(tmp_path, "trace", **changes)
+    assert recorded == traced
+    # The dumps are of 2 layers of 4 linear layers and the logits, three products each.
+    assert sum(shape.calls for shape in recorded if shape.problem.batch_count == 1) == 27
+
+
+def test_the_full_size_model_has_the_sizes_of_its_layers(tmp_path: Path) -> None:
+    """Against the formula: (out, in) with T tokens is fprop TN (out, T, in), dgrad NN (in, T, out)
+    and wgrad NT (in, out, T), in BLAS terms."""
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "primus.config", "freeze", "llama3_8B", "--stage", "shapes"),
+            *("--output", str(tmp_path / settings_name("llama3_8B"))),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    settings = json.loads((tmp_path / settings_name("llama3_8B")).read_text())["identity"]
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "primus.shapes", "--output", str(tmp_path / "shapes.jsonl")),
+            *("--settings", str(tmp_path / settings_name("llama3_8B"))),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    _, shapes = read_shapes(tmp_path / "shapes.jsonl")
+    found = {
+        (p.transA + p.transB, p.m, p.n, p.k): shape.calls
+        for shape in shapes
+        if (p := shape.problem).batch_count == 1
+    }
+    assert found == formula(settings)
+
+
+def settings_name(experiment: str) -> str:
+    """The name under which the configuration lets itself be frozen."""
+    from primus.config.identity import identities
+    from primus.config.load import load
+    from primus.config.paths import settings_file
+
+    resolved = load(experiment, {}, root=REPOSITORY, stages=())
+    return Path(settings_file(identities(resolved.settings)["shapes"])).name
+
+
+def formula(settings: dict[str, Any]) -> dict[tuple[str, int, int, int], int]:
+    hidden, ffn = settings["hidden_size"], settings["ffn_hidden_size"]
+    head, parts = settings["kv_channels"], settings["tensor_model_parallel_size"]
+    heads, groups = settings["num_attention_heads"], settings["num_query_groups"]
+    layers, tokens = settings["num_layers"], settings["micro_batch_size"] * settings["seq_length"]
+    assert (hidden, ffn, heads, groups, layers) == (4096, 14336, 32, 8, 32)
+    linears = [
+        (layers, (heads + 2 * groups) * head // parts, hidden),
+        (layers, hidden, heads * head // parts),
+        (layers, 2 * ffn // parts, hidden),
+        (layers, hidden, ffn // parts),
+        (1, settings["vocab_size"] // parts, hidden),
+    ]
+    calls: dict[tuple[str, int, int, int], int] = {}
+    for count, out, into in linears:
+        for problem in (
+            ("TN", out, tokens, into),
+            ("NN", into, tokens, out),
+            ("NT", into, out, tokens),
+        ):
+            calls[problem] = calls.get(problem, 0) + count
+    return calls
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+def write_winners(path: Path, shapes: list[Shape], stack: Stack) -> int:
+    """A result in which every problem that can have it takes another kernel; their calls."""
+
+    def choice(problem: Problem) -> Choice:
+        if dispatchable(problem) is not None:
+            return Choice(DEFAULT, 10.0, 10.0, 0.0, "exact", "not dispatched")
+        name = "swap" if KERNELS["swap"].legal(problem) else "relayout_a"
+        return Choice(name, 10.0, 8.0, 0.2, "rounding", "for the test")
+
+    tuned = [Tuned(shape, choice(shape.problem)) for shape in shapes]
+    result = SearchResult(
+        stack=stack,
+        tuned=tuned,
+        peak_tflops={"bf16_r": 0.1},
+        coverage=1.0,
+        measured=len(tuned),
+        reused=0,
+        failed=0,
+        stopped="complete",
+    )
+    write_tuned(path, result, SearchSettings(), "0" * 64)
+    return sum(t.shape.calls for t in tuned if t.choice.candidate != DEFAULT)
+
+
+def test_training_in_bfloat16_with_tuned_kernels(bench: Bench, tmp_path: Path) -> None:
+    shapes = dump(tmp_path, "trace", bf16=True)
+    stack = load_backend(BackendSpec(name="cpu", threads=1)).stack()
+    tuned = tmp_path / "tuned.jsonl"
+    per_micro_batch = write_winners(tuned, shapes, stack)
+    assert per_micro_batch == 27
+    changes = {"bf16": True, "gemm_tuning": {"enabled": True}, "train_iters": 20}
+    run = bench.run("tuned", tuned=tuned, **changes, eval_iters=0)
+    run.finish()
+    use = run.manifest().tuned
+    assert use is not None
+    assert (use.misses, use.rejections, use.defaults) == (0, 0, 0)
+    assert use.hits == 20 * 2 * per_micro_batch, "20 iterations of 2 micro-batches"
+    curve = run.curve()
+    assert curve[20][0] < curve[1][0] - 0.3
+    assert run.manifest().peak_tflops_per_device == 0.1
+
+
+def test_a_result_of_another_machine_is_refused(bench: Bench, tmp_path: Path) -> None:
+    shapes = dump(tmp_path, "trace")
+    stack = load_backend(BackendSpec(name="cpu", threads=1)).stack()
+    tuned = tmp_path / "tuned.jsonl"
+    write_winners(tuned, shapes, replace(stack, device="Another CPU"))
+    run = bench.run("wrong-stack", tuned=tuned, gemm_tuning={"enabled": True})
+    status, output = run.fail()
+    assert status == 2
+    last = output.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert f"device = 'Another CPU' there, '{stack.device}' here" in last
+    assert "Fix: " in last
+    assert "Traceback" not in output
+    assert run.checkpoints() == []
