@@ -16,7 +16,7 @@ PIPELINE = pipeline.Pipeline(config)
 
 
 # Only for --software-deployment-method apptainer. What ranks run in is the hardware's `container`.
-container: "docker://docker.io/library/python:3.11"
+container: "docker://python:3.11"
 
 
 wildcard_constraints:

@@ -15,6 +15,7 @@ rule report:
     output:
         html=paths.ARTIFACT["report"],
         json=paths.REPORT_JSON,
+        png=paths.LOSS_PNG,
     log:
         paths.log_pattern("report"),
     params:
@@ -26,4 +27,4 @@ rule report:
         "--options {params.options:q} --train {input.train:q} --samples {input.samples:q} "
         "--data {input.data:q} --tokenizer {input.tokenizer:q} {params.shapes:q} {params.tuned:q} "
         "--export {input.export:q} --stage-settings {input.stage_settings:q} "
-        "--output {output.html:q} 2>&1 | tee {log:q}"
+        "--loss-png {output.png:q} --output {output.html:q} 2>&1 | tee {log:q}"

@@ -17,6 +17,7 @@ ARTIFACT: dict[Stage, str] = {
     "report": "output/runs/{experiment}/{key}/report.html",
 }
 REPORT_JSON = "output/runs/{experiment}/{key}/report.json"
+LOSS_PNG = "output/runs/{experiment}/{key}/loss.png"
 SETTINGS = "output/settings/{owner}/{stage}.{digest}.json"
 
 

@@ -140,6 +140,7 @@ except UnavailableError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_real_library_streams_a_directory_and_fails_clearly_offline(tmp_path: Path) -> None:
     pytest.importorskip("datasets", reason="the extra 'hub' is not installed")
     lines = [json.dumps({"text": text}) for text in DOCUMENTS[:4]]

@@ -63,6 +63,7 @@ def wait_until_gone(pids: list[int]) -> list[int]:
     return left
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_ends_as_if_undisturbed(
     made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
