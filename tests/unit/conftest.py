@@ -23,6 +23,7 @@ THIRD_PARTY = (
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
     "ignore:.torch.distributed.(reduce_scatter_tensor|all_gather_into_tensor):FutureWarning",
     "ignore:.load_state_dict. is deprecated:FutureWarning",
+    "ignore:torch.distributed is disabled, unavailable or uninit:UserWarning",
     "ignore:Please use DTensor instead:FutureWarning",
 )
 
