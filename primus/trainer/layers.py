@@ -94,7 +94,7 @@ class SwiGLUMLP(MLP):
         return self.linear_fc2(swiglu(wide))  # type: ignore[no-any-return]
 
 
-def layer_spec() -> ModuleSpec:
+def layer_spec(config: TransformerConfig) -> ModuleSpec:
     """One dense transformer layer."""
     return ModuleSpec(
         module=TransformerLayer,
@@ -114,7 +114,7 @@ def layer_spec() -> ModuleSpec:
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
             mlp=ModuleSpec(
-                module=SwiGLUMLP,
+                module=SwiGLUMLP if config.gated_linear_unit else MLP,
                 submodules=MLPSubmodules(
                     linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear
                 ),
@@ -132,4 +132,4 @@ def layer_spec() -> ModuleSpec:
 def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The layers of this rank's pipeline stage and the final norm."""
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer_spec()] * count, layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[layer_spec(config)] * count, layer_norm=RMSNorm)
