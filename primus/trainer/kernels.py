@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor import config as inductor_config
 from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
 _COMPILERS = ("c++", "g++", "clang++", "icpx")
+# From this version on gcc and clang have every instruction set that inductor asks for.
+_KNOWS_EVERY_ISA = 12
 
 
 def compile_or_fall_back(device: torch.device) -> bool:
@@ -25,11 +29,23 @@ def compile_or_fall_back(device: torch.device) -> bool:
     Returns:
         whether kernels are compiled.
     """
-    if device.type != "cpu" or any(shutil.which(name) for name in _COMPILERS):
+    if device.type != "cpu":
         return True
-    torch._dynamo.config.disable = True
-    logger.warning("no C++ compiler found: kernels run eagerly, which is slower")
-    return False
+    compiler = next((name for name in _COMPILERS if shutil.which(name)), None)
+    if compiler is None:
+        torch._dynamo.config.disable = True
+        logger.warning("no C++ compiler found: kernels run eagerly, which is slower")
+        return False
+    if _major_version(compiler) >= _KNOWS_EVERY_ISA:
+        # Inductor would compile and run a probe per instruction set: 10 s at the first start.
+        inductor_config.cpp.vec_isa_ok = True
+    return True
+
+
+def _major_version(compiler: str) -> int:
+    done = subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True, check=False)
+    major = done.stdout.strip().partition(".")[0]
+    return int(major) if major.isdigit() else 0
 
 
 @torch.compile(dynamic=False)
