@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -16,6 +17,8 @@ from primus.artifacts.run import Attempt, RunIdentity
 from primus.errors import ArtifactError, RunConflictError
 from primus.files import atomic_write, sha256_file
 from primus.trainer.checkpoint_directory import newest_first
+
+logger = logging.getLogger(__name__)
 
 IDENTITY, TUNED, LOCK = "run.json", "tuned.jsonl", "writer.json"
 
@@ -58,7 +61,14 @@ def adopt_tuned(directory: Path, tuned: Path | None) -> tuple[Path | None, str |
     if not own.exists():
         with atomic_write(own, "wb") as target, open(tuned, "rb") as source:
             shutil.copyfileobj(source, target)
-    return own, sha256_file(own)
+    digest = sha256_file(own)
+    if tuned.exists() and sha256_file(tuned) != digest:
+        logger.warning(
+            "%s: this run keeps the tuned kernels that it started with; %s has others now",
+            own,
+            tuned,
+        )
+    return own, digest
 
 
 @contextmanager
