@@ -72,6 +72,12 @@ install --no-deps --require-hashes "${locks[@]}"
 # What a GPU build of torch needs beyond the lock; nothing for a CPU build.
 install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$torch"
 install --no-deps --no-build-isolation --editable .
+# Every process of the pipeline imports these: without bytecode the first ones would each compile
+# them, several at a time. The rest is compiled when it is imported, if ever.
+packages="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+"$venv/bin/python" -m compileall -q -j 0 \
+    "$packages"/{torch,megatron,numpy,sympy,networkx,snakemake,pydantic,matplotlib,tensorboard} \
+    >/dev/null || true
 "$venv/bin/python" -m pip check --disable-pip-version-check >&2 ||
     say "the packages above do not fit together; what was installed beside the lock is to blame"
 printf '%s\n' "$wanted" >"$stamp"
