@@ -57,7 +57,7 @@ def _train(settings: StageSettings, args: argparse.Namespace, started: float) ->
     device = install(settings.platform)
     from primus.trainer import parallel
     from primus.trainer.kernels import compile_or_fall_back
-    from primus.trainer.run_directory import sole_writer
+    from primus.trainer.sole_writer import sole_writer
 
     compile_or_fall_back(device)
     parallel.initialize(settings, timeout_minutes=settings.distributed_timeout_minutes)

@@ -1,17 +1,10 @@
-"""The directory of a run: whose it is, who writes to it now, and its attempts. No torch here."""
+"""The directory of a run: whose it is, its kernels, and its attempts. No torch here."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import psutil
 
 from primus.artifacts.run import Attempt, RunIdentity
 from primus.errors import ArtifactError, RunConflictError
@@ -20,7 +13,7 @@ from primus.trainer.checkpoint_directory import newest_first
 
 logger = logging.getLogger(__name__)
 
-IDENTITY, TUNED, LOCK = "run.json", "tuned.jsonl", "writer.json"
+IDENTITY, TUNED = "run.json", "tuned.jsonl"
 
 
 def claim(directory: Path, identity: RunIdentity) -> None:
@@ -69,71 +62,6 @@ def adopt_tuned(directory: Path, tuned: Path | None) -> tuple[Path | None, str |
             tuned,
         )
     return own, digest
-
-
-@contextmanager
-def sole_writer(directory: Path) -> Iterator[None]:
-    """Hold the run for this process.
-
-    Raises:
-        RunConflictError: a living process holds it, or one on another host whose state cannot
-            be seen from here; the owner is named.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / LOCK
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-    while True:
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            break
-        except FileExistsError:
-            _drop_if_abandoned(path)
-    with os.fdopen(handle, "w") as stream:
-        json.dump(me, stream)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def check_free(directory: Path) -> None:
-    """Refuse early what `sole_writer` would refuse.
-
-    Raises:
-        RunConflictError: as `sole_writer`.
-    """
-    if (directory / LOCK).exists():
-        _drop_if_abandoned(directory / LOCK)
-
-
-def _drop_if_abandoned(path: Path) -> None:
-    try:
-        owner = json.loads(path.read_text())
-        host, pid, started = owner["host"], int(owner["pid"]), owner["started"]
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunConflictError(
-            f"{path}: unreadable; another process may be starting. "
-            "Fix: try again; delete the file if no trainer runs"
-        ) from error
-    alive = host != socket.gethostname() or _started(pid) == started
-    if alive:
-        raise RunConflictError(
-            f"{path.parent}: process {pid} on {host} is writing to this run. "
-            "Fix: wait for it or stop it; delete the file "
-            f"{path.name} only if that process is certainly gone"
-        )
-    path.unlink(missing_ok=True)
-
-
-def _started(pid: int) -> float | None:
-    try:
-        process = psutil.Process(pid)
-        gone = process.status() == psutil.STATUS_ZOMBIE
-        return None if gone else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
 
 
 def attempts(directory: Path) -> list[Attempt]:

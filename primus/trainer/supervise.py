@@ -14,6 +14,7 @@ from primus.files import atomic_write, canonical_json
 from primus.launch import Ranks, run_ranks, thread_environment
 from primus.trainer import run_directory
 from primus.trainer.outcome import finished, require_completed, train_manifest
+from primus.trainer.sole_writer import check_free
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
             f"{tokenizer_path}: vocab_size = {tokenizer.vocab_size} ids do not fit into the "
             f"model's vocab_size = {settings.vocab_size}. Fix: raise vocab_size in the model's file"
         )
-    run_directory.check_free(directory)
+    check_free(directory)
     tuned, tuned_sha256 = run_directory.adopt_tuned(directory, tuned_path)
     identity = RunIdentity(
         experiment=settings.experiment,
