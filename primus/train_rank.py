@@ -13,7 +13,7 @@ from typing import Any
 
 from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
-from primus.errors import PrimusError, UserError, run_main
+from primus.errors import PrimusError, UnavailableError, UserError, run_main
 from primus.launch import end_with_parent
 
 _stop = False
@@ -51,6 +51,11 @@ def _train(settings: StageSettings, args: argparse.Namespace, started: float) ->
 
     torch.set_num_threads(settings.threads_per_rank)
     if settings.platform != "cpu":
+        if not torch.cuda.is_available():
+            raise UnavailableError(
+                f"platform = {settings.platform}: torch {torch.__version__} sees no GPU here. "
+                "Fix: run where there is one, with a build of torch for it, or set hardware: cpu"
+            )
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     from primus.trainer.platform import install
 

@@ -153,6 +153,7 @@ class CheckpointManifest(Manifest):
 
     Attributes:
         files: every file by path relative to the directory.
+        settings: identity and extent of the run as they were at the start of the attempt.
         parent: name of the checkpoint that this attempt resumed from.
     """
 
@@ -161,6 +162,7 @@ class CheckpointManifest(Manifest):
     iteration: int
     consumed_samples: int
     key: str
+    settings: dict[str, Any] = {}
     parent: str | None
     attempt: int
     created: float

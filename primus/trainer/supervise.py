@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from primus.artifacts.provenance import code_version, libraries
 from primus.artifacts.run import RunIdentity, TrainManifest
 from primus.artifacts.tokens import SamplesManifest, TokenizerManifest
 from primus.config.frozen import StageSettings
-from primus.errors import DataError
+from primus.errors import DataError, UnavailableError
 from primus.files import atomic_write, canonical_json
 from primus.launch import Ranks, run_ranks, thread_environment
 from primus.trainer import run_directory
@@ -29,10 +30,16 @@ def train(
     """Bring the run in `directory` to `train_iters` and return its manifest.
 
     Raises:
+        UnavailableError: the hardware asks for a container.
         DataError: the tokenizer has more ids than the model's vocabulary.
         RunConflictError: the directory belongs to another run, or another process writes to it.
         TrainingError: the attempt ended early.
     """
+    if settings.container.runtime != "none":
+        raise UnavailableError(
+            f"container.runtime = {settings.container.runtime}: ranks are not yet started in "
+            "containers. Fix: start snakemake inside the image, with container: {runtime: none}"
+        )
     samples = SamplesManifest.load(samples_path)
     tokenizer = TokenizerManifest.load(tokenizer_path)
     if tokenizer.vocab_size > settings.vocab_size:
@@ -53,16 +60,19 @@ def train(
     run_directory.claim(directory, identity)
     if not finished(directory, settings):
         attempt = run_directory.new_attempt(directory)
-        _write_about(attempt, directory, identity)
+        _write_about(attempt, directory, identity, settings.identity | settings.extent)
         arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
         require_completed(directory, settings, run_ranks(_ranks(settings, attempt, arguments)))
     return train_manifest(directory, settings, identity, samples)
 
 
-def _write_about(attempt: Path, directory: Path, identity: RunIdentity) -> None:
+def _write_about(
+    attempt: Path, directory: Path, identity: RunIdentity, settings: dict[str, Any]
+) -> None:
     commit, dirty = code_version()
     about = {
         "key": identity.key,
+        "settings": settings,
         "parent": run_directory.newest_checkpoint(directory),
         "samples_fingerprint": identity.samples_fingerprint,
         "tokenizer_fingerprint": identity.tokenizer_fingerprint,

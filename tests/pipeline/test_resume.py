@@ -153,6 +153,23 @@ def test_numbers_that_go_wrong_are_not_saved(bench: Bench) -> None:
     assert run.attempt().status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"container": {"runtime": "docker", "image": "none"}}, "container.runtime = docker"),
+        ({"hardware": "h200"}, "platform = cuda: torch .* sees no GPU here. Fix: "),
+    ],
+)
+def test_what_this_machine_cannot_do_is_said(
+    bench: Bench, changes: dict[str, object], message: str
+) -> None:
+    run = bench.run(f"refused-{next(iter(changes))}", **changes)
+    _, output = run.fail()
+    assert re.search(f"error: .*{message}", output)
+    assert "Traceback" not in output
+    assert not run.checkpoints()
+
+
 def test_two_ranks_that_lose_their_starter(bench: Bench, undisturbed: Run) -> None:
     """Kill -9 of primus.train: no rank stays; two ranks go on to the losses of one."""
     run = bench.run("two-ranks", nproc_per_node=2)
