@@ -18,7 +18,12 @@ from primus.config.schema.settings import Settings
 from primus.config.yaml_file import Document, KeyPath, read_yaml
 from primus.errors import Problem
 
-Kind = Literal["model", "hardware", "experiment", "command line"]
+Kind = Literal["model", "hardware", "recipe", "experiment", "command line"]
+FOLDERS = {
+    "model": "configs/models",
+    "hardware": "configs/hardware",
+    "recipe": "configs/recipes",
+}
 COMMAND_LINE = "--config"
 DEFAULT_FILE = "default"
 _NAME = re.compile(NAME_PATTERN)
@@ -59,8 +64,8 @@ def names_in(directory: Path) -> list[str]:
 
 
 def read_layer(kind: Kind, name: str, root: Path) -> Layer:
-    """Read `configs/[models/|hardware/]<name>.yaml`."""
-    folder = {"model": "configs/models", "hardware": "configs/hardware"}.get(kind, "configs")
+    """Read `configs/[models/|hardware/|recipes/]<name>.yaml`."""
+    folder = FOLDERS.get(kind, "configs")
     file = f"{folder}/{name}.yaml"
     if not is_name(name) or name not in names_in(root / folder):
         layer = Layer(kind, Document(file if is_name(name) else folder, broken=True))
@@ -114,6 +119,9 @@ def _check_homes(layer: Layer) -> None:
         if name == "experiment":
             fix = "remove it; the file's name is the experiment's name"
             layer.complain((name,), "cannot be set", fix, value)
+        elif layer.kind == "recipe" and name in FOLDERS:
+            why = "does not belong in a recipe file"
+            layer.complain((name,), why, "move it to configs/<experiment>.yaml", value)
         elif layer.kind in ("model", "hardware") and name in Settings.model_fields:
             home = home_of(name)
             if home == layer.kind:

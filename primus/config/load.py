@@ -108,27 +108,25 @@ def _read_layers(
         raise ConfigError([*top.problems, *command.problems])
     stack: list[Layer] = []
     names: dict[str, str | None] = {}
-    for kind, key, folder in (
-        ("model", "model", "configs/models"),
-        ("hardware", "hardware", "configs/hardware"),
-    ):
-        kind_: Kind = "model" if kind == "model" else "hardware"
+    kinds: tuple[Kind, ...] = ("model", "hardware", "recipe")
+    for kind in kinds:
+        key = str(kind)
         owner = command if key in command.values else top
         if key in command.wrong | top.wrong:
             names[key] = None
             continue
         name = owner.values.get(key, "auto" if key == "hardware" else None)
         if key == "hardware" and name == "auto":
-            name = layers.resolve_hardware(owner, layers.names_in(root / folder))
+            name = layers.resolve_hardware(owner, layers.names_in(root / layers.FOLDERS[kind]))
         names[key] = name
         if name is not None:
-            stack.append(_named_layer(kind_, name, owner, root))
+            stack.append(_named_layer(kind, name, owner, root))
     return [*stack, top, command], names["hardware"]
 
 
 def _named_layer(kind: Kind, name: str, owner: Layer, root: Path) -> Layer:
-    """Read a model or hardware file; one that does not exist is a mistake of the key."""
-    folder = "configs/models" if kind == "model" else "configs/hardware"
+    """Read a named file; one that does not exist is a mistake of the key."""
+    folder = layers.FOLDERS[kind]
     known = layers.names_in(root / folder)
     if name in known:
         return layers.read_layer(kind, name, root)

@@ -15,11 +15,15 @@ class Settings(Training, Parallel, Data, Hardware, Architecture):
     """A resolved experiment: every key has its value.
 
     The layers, later ones win: schema defaults, `configs/models/<model>.yaml`,
-    `configs/hardware/<hardware>.yaml`, `configs/<experiment>.yaml`, `--config` on the command line.
+    `configs/hardware/<hardware>.yaml`, `configs/recipes/<recipe>.yaml` where one is named,
+    `configs/<experiment>.yaml`, `--config` on the command line.
     """
 
     experiment: Name = key(doc="Name of the file under configs/.")
     model: Name = key(doc="Name of the file under configs/models.")
+    recipe: Name | None = key(
+        None, doc="Name under configs/recipes: data, batch and schedule that experiments share."
+    )
     hardware: Name = key(
         "auto",
         doc="Name under configs/hardware; auto: what this machine has, resolved before anything.",
