@@ -177,6 +177,9 @@ def _home_layer(stack: Sequence[Layer], name: str) -> Layer | None:
     home = kinds.get("model" if home_of(name) == "model" else "experiment")
     if home_of(name) == "hardware":
         home = kinds.get("hardware")
+    recipe = kinds.get("recipe")
+    if home_of(name) == "experiment" and recipe is not None and recipe.document.broken:
+        return None
     return None if home is None or home.document.broken else home
 
 
