@@ -14,6 +14,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from primus.config.merge import merge
 from primus.config.schema.keys import STAGES, Stage
 from primus.errors import ArtifactError
 from primus.files import atomic_write
@@ -70,7 +71,7 @@ class StageSettings(Values):
         options: Mapping[str, Any],
         upstream: Mapping[str, str],
     ) -> None:
-        super().__init__(_merge(_merge(identity, extent), options), f"stage {stage}")
+        super().__init__(merge(merge(identity, extent), options), f"stage {stage}")
         self.stage, self.experiment, self.key = stage, experiment, key
         self.identity, self.extent = dict(identity), dict(extent)
         self.options, self.upstream = dict(options), dict(upstream)
@@ -126,17 +127,12 @@ class StageSettings(Values):
                 f"{path}: settings version {version!r} of stage {found!r}, "
                 f"wanted version {VERSION} of stage {stage!r}"
             )
-        content["options"] = _merge(content["options"], options or {})
+        given = dict(options or {})
+        content["options"] = merge(content["options"], given)
+        if "env" in given:
+            # Not a group of keys: a variable that is no longer there must not linger.
+            content["options"]["env"] = given["env"]
         return cls(**content)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        old = merged.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = _merge(old, value) if both and old is not None else value
-    return merged
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,10 @@ from primus.config import checks, layers, problems
 from primus.config.derive import derived
 from primus.config.fields import home_of
 from primus.config.layers import Kind, Layer
+from primus.config.merge import merge
 from primus.config.schema.keys import STAGES, Stage
 from primus.config.schema.settings import Settings
-from primus.config.yaml_file import Document, KeyPath, merge
+from primus.config.yaml_file import Document, KeyPath
 from primus.errors import ConfigError, Problem
 
 

@@ -6,7 +6,6 @@ few hundred kilobytes of `[` end the process with a segmentation fault.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,13 +196,3 @@ class _Builder:
     def _problem(self, event: Any, key: str, why: str, fix: str) -> None:
         where = f"{self.document.name}:{event.start_mark.line + 1}"
         self.document.problems.append(Problem(file=where, key=key, value="", why=why, fix=fix))
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`; groups are merged key by key, everything else is replaced."""
-    merged = dict(base)
-    for name, value in over.items():
-        old = merged.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = merge(old, value) if both and old is not None else value
-    return merged
