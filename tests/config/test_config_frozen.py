@@ -54,7 +54,7 @@ def test_a_key_that_the_stage_does_not_declare(frozen: Path) -> None:
 def test_a_file_of_something_else(tmp_path: Path, text: str) -> None:
     path = tmp_path / "s.json"
     path.write_text(text)
-    with pytest.raises(ArtifactError, match="s.json: "):
+    with pytest.raises(ArtifactError, match=r"s\.json: "):
         StageSettings.load(path, "train")
 
 
