@@ -65,9 +65,11 @@ class _Linear(torch.autograd.Function):
                 dweight = gemm.mm(grad.t(), rows)
             else:
                 gemm.mm_accumulate(grad.t(), rows, ctx.main_grad)
-                # Megatron's gradient hook must still fire; it then leaves this tensor alone.
+                # Megatron's gradient hook must still fire. It leaves this tensor alone, but for a
+                # weight that is also the embedding: that one's gradient is added to this tensor.
                 weight.grad_added_to_main_grad = True
-                dweight = torch.empty_like(weight)
+                tied = getattr(weight, "zero_out_wgrad", False)
+                dweight = torch.zeros_like(weight) if tied else torch.empty_like(weight)
         return drows, dweight, grad.sum(0) if ctx.use_bias else None, None
 
 
