@@ -67,7 +67,6 @@ def prepare(
     leader = distributed.get_rank() == 0
     run = Run(
         settings=settings,
-        config=config,
         directory=args.run_directory,
         attempt=args.attempt,
         train_batches=_batches(settings, args.samples, "train", device),

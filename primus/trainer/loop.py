@@ -45,7 +45,6 @@ class Run:
     """
 
     settings: StageSettings
-    config: Any
     directory: Path
     attempt: int
     train_batches: Callable[[int], MicroBatches]
@@ -143,7 +142,6 @@ class Loop:
         """
         run, state, settings = self.run, self.state, self.run.settings
         batches = run.train_batches(state.consumed_samples)
-        saved = state.iteration
         self._window = _Window(time.monotonic())
         first = True
         while state.iteration < settings.train_iters:
@@ -157,11 +155,8 @@ class Loop:
                 self._validate()
             if done or stop or state.iteration % settings.save_interval == 0:
                 self._save()
-                saved = state.iteration
             if stop and not done:
                 return "preempted"
-        if saved != state.iteration:
-            self._save()
         return "completed"
 
     def _iterate(self, batches: MicroBatches) -> bool:
