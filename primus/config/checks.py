@@ -145,19 +145,36 @@ def feed_forward(s: Any, _: Context) -> Iterator[Fault]:
 def pipeline(s: Any, _: Context) -> Iterator[Fault]:
     """Layers divide among pipeline stages and their chunks."""
     pp, vpp = s.pipeline_model_parallel_size, s.virtual_pipeline_model_parallel_size
-    if s.num_layers % pp:
+    ends = (s.decoder_first_pipeline_num_layers, s.decoder_last_pipeline_num_layers)
+    given = [layers for layers in ends if layers is not None]
+    layers, stages = s.num_layers - sum(given), pp - len(given)
+    if given and (stages < 1 or layers < stages):
+        name = f"decoder_{'last' if ends[0] is None else 'first'}_pipeline_num_layers"
+        why = f"leaves {layers} layers to {stages} other pipeline stages"
+        yield Fault(name, why, "remove the line, or raise pipeline_model_parallel_size")
+        return
+    if layers % stages:
         why = f"num_layers {s.num_layers} is not a multiple of it"
+        if given:
+            why = f"{layers} layers do not divide among {stages} stages"
         fix = f"write one of {divisors(s.num_layers)}"
+        if s.num_layers > pp:
+            per_stage = -(-layers // stages)
+            last = s.num_layers - per_stage * (pp - 1 - (ends[0] is not None)) - (ends[0] or 0)
+            if last > 0:
+                fix += f", or decoder_last_pipeline_num_layers: {last}"
         yield Fault("pipeline_model_parallel_size", why, fix)
     if vpp is None:
         return
     if pp == 1:
         why = "needs pipeline_model_parallel_size > 1"
         yield Fault("virtual_pipeline_model_parallel_size", why, "remove the line, or raise PP")
-    elif s.num_layers % pp == 0 and (s.num_layers // pp) % vpp:
-        why = f"the {s.num_layers // pp} layers of a pipeline stage are not a multiple of it"
-        fix = f"write one of {divisors(s.num_layers // pp)}, or null"
-        yield Fault("virtual_pipeline_model_parallel_size", why, fix)
+        return
+    for number in {layers // stages, *given} if layers % stages == 0 else ():
+        if number % vpp:
+            why = f"the {number} layers of a pipeline stage are not a multiple of it"
+            fix = f"write one of {divisors(number)}, or null"
+            yield Fault("virtual_pipeline_model_parallel_size", why, fix)
 
 
 def sequence(s: Any, _: Context) -> Iterator[Fault]:

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from primus.config.schema.architecture import Architecture
+from primus.config.schema.experts import Experts
 from primus.config.schema.hardware import Hardware
 from primus.config.schema.keys import Affects, Keys
+from primus.config.schema.latent_attention import LatentAttention
 from primus.config.schema.settings import Settings
 
 
@@ -79,6 +81,6 @@ def field_at(path: tuple[str, ...]) -> FieldInfo | None:
 
 def home_of(name: str) -> str:
     """The kind of file in which a top-level key normally stands."""
-    if name in Architecture.model_fields:
+    if any(name in group.model_fields for group in (Architecture, Experts, LatentAttention)):
         return "model"
     return "hardware" if name in Hardware.model_fields else "experiment"

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from primus.config.fields import affects, alternatives, group_of
 from primus.config.schema.architecture import Architecture
 from primus.config.schema.data import Data
+from primus.config.schema.experts import Experts
 from primus.config.schema.hardware import Hardware
 from primus.config.schema.keys import Keys
+from primus.config.schema.latent_attention import LatentAttention
 from primus.config.schema.parallel import Parallel
+from primus.config.schema.precision import Precision
 from primus.config.schema.settings import Settings
 from primus.config.schema.training import Training
 
 _SECTIONS: tuple[tuple[str, type[Keys]], ...] = (
     ("Model", Architecture),
+    ("Multi-latent attention", LatentAttention),
+    ("Mixture of experts", Experts),
     ("Hardware", Hardware),
     ("Parallel layout", Parallel),
     ("Data and tokenizer", Data),
     ("Training", Training),
+    ("Precision", Precision),
 )
 _WORDS: dict[Any, str] = {
     int: "integer",
@@ -145,6 +151,10 @@ def _type(field: FieldInfo) -> str:
             words.append("null")
         elif get_origin(part) is Literal:
             words.append(", ".join(str(a) for a in get_args(part)))
+        elif get_origin(part) is list and get_origin(get_args(part)[0]) is Literal:
+            words.append("list of " + ", ".join(str(a) for a in get_args(get_args(part)[0])))
+        elif get_origin(part) is Annotated:
+            words.append(_WORDS[get_args(part)[0]])
         elif isinstance(part, type) and issubclass(part, Keys):
             words.append("group")
         else:

@@ -74,3 +74,13 @@ class Architecture(Keys):
     init_method_std: float = key(
         0.02, doc="Standard deviation of the initial weights.", identity="train", gt=0
     )
+    qk_layernorm: bool = key(
+        False,
+        doc="Normalise queries and keys; of multi-latent attention the low-rank ones.",
+        identity=_SHAPES_AND_TRAIN,
+    )
+    published_parameters: int | None = key(
+        None,
+        doc="Parameters as published, without multi-token prediction; the dry run compares.",
+        ge=1,
+    )

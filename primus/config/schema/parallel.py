@@ -28,6 +28,30 @@ class Parallel(Keys):
     context_parallel_size: int = key(
         1, doc="Ranks that share each sequence.", identity=_SHAPES_AND_TRAIN, ge=1
     )
+    expert_model_parallel_size: int = key(
+        1,
+        doc="Ranks that share the experts of each layer.",
+        identity=_SHAPES_AND_TRAIN,
+        ge=1,
+    )
+    expert_tensor_parallel_size: int | None = key(
+        None,
+        doc="Ranks that share each expert; null: tensor_model_parallel_size.",
+        identity=_SHAPES_AND_TRAIN,
+        ge=1,
+    )
+    decoder_first_pipeline_num_layers: int | None = key(
+        None,
+        doc="Layers of the first pipeline stage; null: as many as the others.",
+        identity=_SHAPES_AND_TRAIN,
+        ge=1,
+    )
+    decoder_last_pipeline_num_layers: int | None = key(
+        None,
+        doc="Layers of the last pipeline stage; null: as many as the others.",
+        identity=_SHAPES_AND_TRAIN,
+        ge=1,
+    )
     sequence_parallel: bool = key(
         False,
         doc="Split norms and dropouts over the tensor-parallel ranks.",
@@ -50,6 +74,13 @@ class Parallel(Keys):
     )
     recompute_num_layers: int | None = key(
         None, doc="Layers per group, or per stage (block).", identity=_SHAPES_AND_TRAIN, ge=1
+    )
+    recompute_modules: list[
+        Literal["core_attn", "mla_up_proj", "layernorm", "moe_act", "mlp", "moe"]
+    ] = key(
+        ["core_attn"],
+        doc="What selective recomputation takes.",
+        identity=_SHAPES_AND_TRAIN,
     )
     transformer_impl: Literal["auto", "transformer_engine", "local"] = key(
         "auto",

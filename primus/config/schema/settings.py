@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from primus.config.schema.architecture import Architecture
 from primus.config.schema.data import Data
+from primus.config.schema.experts import Experts
 from primus.config.schema.hardware import Hardware
 from primus.config.schema.keys import Name, key
+from primus.config.schema.latent_attention import LatentAttention
 from primus.config.schema.parallel import Parallel
+from primus.config.schema.precision import Precision
 from primus.config.schema.training import Training
 from primus.config.schema.tuning import GemmTuning
 
 
-class Settings(Training, Parallel, Data, Hardware, Architecture):
+class Settings(
+    Training, Precision, Parallel, Data, Hardware, Experts, LatentAttention, Architecture
+):
     """A resolved experiment: every key has its value.
 
     The layers, later ones win: schema defaults, `configs/models/<model>.yaml`,

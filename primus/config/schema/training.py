@@ -18,10 +18,11 @@ class Training(Keys):
     seed: int = key(
         1234, doc="Seed of weights, dropout and data order.", identity=("samples", "train"), ge=0
     )
-    bf16: bool = key(
-        False, doc="bfloat16 with float32 master weights.", identity=("shapes", "train")
+    load_hf: str | None = key(
+        None,
+        doc="Directory or hub id of a Hugging Face model to start from; null: random weights.",
+        identity="train",
     )
-    fp16: bool = key(False, doc="float16 with loss scaling.", identity=("shapes", "train"))
 
     lr: float = key(doc="Peak learning rate.", identity="train", gt=0)
     min_lr: float = key(0.0, doc="Final learning rate.", identity="train", ge=0)
