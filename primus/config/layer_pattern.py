@@ -33,7 +33,7 @@ def expert_layers(settings: Any) -> tuple[bool, ...]:
     Raises:
         ValueError: the pattern lists another number of layers.
     """
-    count, frequency = settings.num_layers, settings.moe_layer_freq
+    count, frequency = int(settings.num_layers), settings.moe_layer_freq
     if settings.num_experts is None:
         return (False,) * count
     if isinstance(frequency, int):
