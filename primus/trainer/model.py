@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn import functional as F
@@ -128,12 +130,14 @@ def build_model(
     pre_process: bool = True,
     post_process: bool = True,
     vp_stage: int | None = None,
+    thin: Callable[[TransformerBlockSubmodules], TransformerBlockSubmodules] | None = None,
 ) -> GPTModel:
     """One chunk of the model, on this rank's device, in `params_dtype`.
 
     Args:
         pre_process: the chunk holds the embedding. post_process: it holds the output layer.
         vp_stage: which of this rank's chunks under the interleaved schedule.
+        thin: takes layers out of the local specification, for a trace.
     """
     if use_transformer_engine(settings):
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
@@ -142,6 +146,7 @@ def build_model(
         model_class = GPTModel
     else:
         spec = block_spec(config, vp_stage)
+        spec = thin(spec) if thin else spec
         model_class = LocalGPTModel
     return model_class(
         config=config,
