@@ -6,8 +6,10 @@ Nothing is logged or saved. The watching is the caller's: each step runs inside 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,17 +19,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from primus.config.frozen import StageSettings
 from primus.trainer import parallel
+from primus.trainer.layers import block_spec
 from primus.trainer.linear import Gemm
 from primus.trainer.loop import forward_backward
-from primus.trainer.model import model_config
+from primus.trainer.model import build_model, model_config
 from primus.trainer.optimizer import build_optimizer, take_step
+from primus.trainer.thin import Thinned, Watcher, count_repeats, fit_recomputation, thin
 
 Around = Callable[[], AbstractContextManager[Any]]
+AroundTrace = Callable[[], AbstractContextManager[Watcher]]
 
 
-def _tokens(settings: StageSettings, device: torch.device) -> dict[str, Tensor]:
-    shape = (settings.micro_batch_size, settings.seq_length)
-    positions = torch.arange(settings.seq_length, device=device).expand(shape)
+def _tokens(
+    settings: StageSettings, device: torch.device, context_parallel_size: int = 1
+) -> dict[str, Tensor]:
+    shape = (settings.micro_batch_size, settings.seq_length // context_parallel_size)
+    positions = torch.arange(shape[1], device=device).expand(shape)
     return {
         "tokens": torch.randint(0, settings.vocab_size, shape, device=device),
         "labels": torch.randint(0, settings.vocab_size, shape, device=device),
@@ -65,46 +72,102 @@ def train_steps(
         take_step(optimizer, settings.clip_grad)
 
 
-def trace_micro_batch(settings: StageSettings, around: Around) -> None:
+def trace_micro_batch(settings: StageSettings, around: AroundTrace) -> None:
     """One forward and backward of one rank of each pipeline stage, without memory or device.
 
     Parameters and activations are fake tensors, collectives go to a fake process group. No other
-    process group may be initialised. Each chunk's forward and backward runs inside `around()`.
+    process group may be initialised. Of equal layers and of equal chunks only one runs, inside
+    `around()`, and the watcher's `times` says for how many it stands.
     """
-    ranks = (
-        settings.tensor_model_parallel_size
-        * settings.pipeline_model_parallel_size
-        * settings.context_parallel_size
-    )
-    per_stage = ranks // settings.pipeline_model_parallel_size
+    chunks: dict[int, tuple[_Chunk, int, int]] = {}
     for stage in range(settings.pipeline_model_parallel_size):
-        with _fake_process_group(rank=stage * per_stage, world_size=ranks):
-            parallel.initialize_groups(settings)
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                config = model_config(settings)
-                config.perform_initialization = False
-                for chunk in parallel.build_chunks(settings, config, float16_module=False):
-                    for parameter in chunk.parameters():
-                        grad = torch.empty_like(parameter, dtype=torch.float32)
-                        parameter.main_grad = grad  # type: ignore[attr-defined]
-                    with around():
-                        _trace_chunk(settings, chunk)
-            parallel_state.destroy_model_parallel()
+        with _fake_stage(settings, stage):
+            for chunk in _chunks(settings):
+                same = next((n for n, (known, _, _) in chunks.items() if known.like(chunk)), None)
+                number = len(chunks) if same is None else same
+                known, at, times = chunks.get(number, (chunk, stage, 0))
+                chunks[number] = (known, at, times + 1)
+    for chunk, stage, times in chunks.values():
+        with _fake_stage(settings, stage), FakeTensorMode(allow_non_fake_inputs=True):
+            _trace_chunk(settings, chunk, times, around)
 
 
-def _trace_chunk(settings: StageSettings, chunk: Any) -> None:
-    batch = _tokens(settings, torch.device("cpu"))
+@dataclass(frozen=True)
+class _Chunk:
+    """One rank's chunk of the model, thinned."""
+
+    vp_stage: int | None
+    pre_process: bool
+    post_process: bool
+    layers: Thinned
+
+    def like(self, other: _Chunk) -> bool:
+        """Whether both call the same, but for how often."""
+        return replace(self, vp_stage=None) == replace(other, vp_stage=None)
+
+
+def _chunks(settings: StageSettings) -> Iterator[_Chunk]:
+    virtual = settings.virtual_pipeline_model_parallel_size
+    for number in range(virtual or 1):
+        vp_stage = number if virtual else None
+        config = model_config(settings)
+        yield _Chunk(
+            vp_stage,
+            parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+            parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+            thin(block_spec(config, vp_stage), config),
+        )
+
+
+def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: AroundTrace) -> None:
+    config = model_config(settings)
+    config.perform_initialization = False
+    fit_recomputation(config, chunk.layers)
+    model: Any = build_model(
+        settings,
+        config,
+        pre_process=chunk.pre_process,
+        post_process=chunk.post_process,
+        vp_stage=chunk.vp_stage,
+        thin=lambda _: chunk.layers.spec,
+    )
+    for parameter in model.parameters():
+        parameter.main_grad = torch.empty_like(parameter, dtype=torch.float32)
+    batch = _tokens(settings, torch.device("cpu"), settings.context_parallel_size)
     if not chunk.pre_process:
-        rows = settings.seq_length // settings.context_parallel_size
+        rows = batch["tokens"].shape[1]
         if settings.sequence_parallel:
             rows //= settings.tensor_model_parallel_size
         shape = (rows, settings.micro_batch_size, settings.hidden_size)
-        hidden = torch.empty(shape, dtype=chunk.config.params_dtype, requires_grad=True)
-        chunk.set_input_tensor(hidden)
+        model.set_input_tensor(torch.empty(shape, dtype=config.params_dtype, requires_grad=True))
     labels = batch["labels"] if chunk.post_process else None
-    out = chunk(batch["tokens"], batch["position_ids"], None, labels=labels)
-    # A dense gradient, as the next stage sends it; that of a sum would have no strides.
-    torch.autograd.backward(out, torch.empty_like(out))
+    with around() as watcher:
+        watcher.times = times
+        repeats = [times * number for number in chunk.layers.repeats]
+        count_repeats(model.decoder.layers, repeats, watcher)
+        out = model(batch["tokens"], batch["position_ids"], None, labels=labels)
+        # A dense gradient, as the next stage sends it; that of a sum would have no strides.
+        torch.autograd.backward(out, torch.empty_like(out))
+
+
+def _ranks_per_stage(settings: StageSettings) -> int:
+    """The fewest ranks of a pipeline stage that hold all of its parameters."""
+    dense = settings.tensor_model_parallel_size * settings.context_parallel_size
+    tensor = settings.expert_tensor_parallel_size or settings.tensor_model_parallel_size
+    return math.lcm(dense, tensor * settings.expert_model_parallel_size)
+
+
+@contextmanager
+def _fake_stage(settings: StageSettings, stage: int) -> Iterator[None]:
+    """Megatron's groups on the first rank of a pipeline stage of a fake job."""
+    per_stage = _ranks_per_stage(settings)
+    world_size = settings.pipeline_model_parallel_size * per_stage
+    with _fake_process_group(rank=stage * per_stage, world_size=world_size):
+        parallel.initialize_groups(settings)
+        try:
+            yield
+        finally:
+            parallel_state.destroy_model_parallel()
 
 
 @contextmanager

@@ -65,6 +65,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
             # Upstream's goes through CUDA's generators, warns at every call that draws, and
             # compares states in a way that fake tensors cannot.
             module.CudaRNGStatesTracker.fork = _fork
+            # Recomputation keeps these beside the state of the CPU's generator; here both are one.
+            module._get_cuda_rng_state = _rng_state
+            module._set_cuda_rng_state = _set_rng_state
 
 
 class _Finder(importlib.abc.MetaPathFinder):
