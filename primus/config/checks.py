@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from primus.config import memory, text_files
 from primus.config.fields import group_of
+from primus.config.layer_pattern import parse_pattern
+from primus.config.parameters import parameters
 from primus.config.schema.keys import Stage
 from primus.config.schema.settings import Settings
 
@@ -65,7 +67,8 @@ def faults(settings: Settings | Partial, context: Context) -> list[Fault]:
     for check in ALL:
         try:
             found += check(settings, context)
-        except _Unknown:
+        except (_Unknown, ValueError):
+            # What a ValueError says (layers that do not divide) another check explains.
             continue
     return found
 
@@ -334,17 +337,36 @@ def device_memory(s: Any, context: Context) -> Iterator[Fault]:
     limit = memory.this_machine_gib() / s.nproc_per_node if here else s.device_memory_gib
     if limit is None or world % group:
         return
-    need = memory.least_gib_per_rank(s, world)
+    need = memory.least_gib_per_rank(s)
     if need > limit:
         place = "each rank on this machine" if here else f"a device of {s.hardware}"
         yield Fault(
             "device_memory_gib",
-            f"weights, gradients and optimizer of {memory.parameters(s) / 1e9:.2f}e9 parameters "
+            f"weights, gradients and optimizer of {parameters(s).total / 1e9:.2f}e9 parameters "
             f"take at least {need:.1f} GiB per rank at TP {s.tensor_model_parallel_size}, PP "
             f"{s.pipeline_model_parallel_size}, DP {world // group}; {place} has {limit:.4g}",
             "raise tensor_model_parallel_size, pipeline_model_parallel_size or nodes"
             + (", name other hardware, or write the memory of the nodes" if here else ""),
         )
+
+
+def published(s: Any, _: Context) -> Iterator[Fault]:
+    """The architecture gives the number of parameters that was published with it."""
+    found = parameters(s).total
+    if s.published_parameters not in (None, found):
+        why = f"the architecture has {found} parameters, {found - s.published_parameters:+d}"
+        yield Fault("published_parameters", why, "correct the dimensions, or remove the line")
+
+
+def layer_pattern(s: Any, _: Context) -> Iterator[Fault]:
+    """The pattern of layers with experts lists every layer."""
+    if s.num_experts is None or isinstance(s.moe_layer_freq, int):
+        return
+    listed = len(parse_pattern(s.moe_layer_freq))
+    if listed != s.num_layers:
+        why = f"lists {listed} layers, and num_layers is {s.num_layers}"
+        dense = f"([0]*1+[1]*{s.num_layers - 1})"
+        yield Fault("moe_layer_freq", why, f"make it {s.num_layers}, such as {dense}")
 
 
 def container(s: Any, _: Context) -> Iterator[Fault]:
@@ -370,6 +392,8 @@ ALL: tuple[Check, ...] = (
     recompute,
     overlap,
     tuning,
+    layer_pattern,
+    published,
     device_memory,
     container,
 )

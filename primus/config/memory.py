@@ -1,47 +1,75 @@
-"""A lower bound on what the state of a model takes on each device."""
+"""Memory of one rank: weights, gradients and optimizer."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
-_GIB = 1 << 30
+from primus.config.layout import Layout, layout
+from primus.config.parameters import RankParameters, rank_parameters
+
+GIB = 1 << 30
 
 
-def parameters(s: Any) -> int:
-    """Number of parameters of the whole model, the padding of the vocabulary included."""
-    head = s.kv_channels or s.hidden_size // s.num_attention_heads
-    groups = s.num_query_groups or s.num_attention_heads
-    query, key_value = s.num_attention_heads * head, 2 * groups * head
-    attention = s.hidden_size * (query + key_value) + query * s.hidden_size
-    branches = 2 if s.swiglu else 1
-    feed_forward = (branches + 1) * s.hidden_size * s.ffn_hidden_size
-    biases = (query + key_value) if s.add_bias_linear or s.add_qkv_bias else 0
-    if s.add_bias_linear:
-        biases += 2 * s.hidden_size + branches * s.ffn_hidden_size
-    layer = attention + feed_forward + biases + 2 * s.hidden_size
-    multiple = s.make_vocab_size_divisible_by * s.tensor_model_parallel_size
-    vocabulary = -(-s.vocab_size // multiple) * multiple
-    tables = 2 if s.untie_embeddings_and_output_weights else 1
-    return int(s.num_layers * layer + tables * vocabulary * s.hidden_size + s.hidden_size)
+@dataclass(frozen=True)
+class State:
+    """Bytes that a rank keeps from one iteration to the next."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return self.weights + self.gradients + self.optimizer
 
 
 def this_machine_gib() -> float:
     """Physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
-def least_gib_per_rank(s: Any, world: int) -> float:
-    """GiB of weights, gradients and optimizer state on the average rank, no activations.
+def weight_bytes(s: Any) -> int:
+    """Bytes of one weight, and of one activation."""
+    return 2 if s.bf16 or s.fp16 else 4
 
-    In bf16 and fp16: 2 bytes of weights, 4 of gradients, 12 of optimizer (float32 weights and
-    two moments). In fp32: 4, 4 and 8. The optimizer's part is shared by the data-parallel and
-    context-parallel ranks where use_distributed_optimizer is on.
 
-    Args:
-        world: ranks of the whole job.
+def optimizer_bytes(s: Any) -> int:
+    """Bytes of optimizer state per parameter: two moments, and a master copy of half weights."""
+    return 12 if s.bf16 or s.fp16 else 8
+
+
+def states(s: Any) -> tuple[State, ...]:
+    """What one rank of each pipeline stage keeps.
+
+    Gradients are float32 always. With `use_distributed_optimizer` the optimizer's part is shared
+    by the ranks that hold the same weights: data- and context-parallel ranks, or for the routed
+    experts the expert-data-parallel ranks (Rajbhandari et al., ZeRO, arXiv:1910.02054, stage 1).
+
+    Raises:
+        ValueError: the layers do not divide among the stages.
     """
-    state, optimizer = (6, 12) if s.bf16 or s.fp16 else (8, 8)
-    parts = s.tensor_model_parallel_size * s.pipeline_model_parallel_size
-    sharers = world / parts if s.use_distributed_optimizer else 1
-    return float(parameters(s) / parts * (state + optimizer / sharers) / _GIB)
+    share = layout(s)
+    return tuple(_state(s, share, rank) for rank in rank_parameters(s))
+
+
+def _state(s: Any, share: Layout, rank: RankParameters) -> State:
+    own: float = rank.total
+    if s.use_distributed_optimizer:
+        own = rank.dense / (share.data * share.context) + rank.expert / share.expert_data
+    return State(
+        weights=rank.total * weight_bytes(s),
+        gradients=rank.total * 4,
+        optimizer=own * optimizer_bytes(s),
+    )
+
+
+def least_gib_per_rank(s: Any) -> float:
+    """GiB of weights, gradients and optimizer on the fullest stage, without any activation.
+
+    Raises:
+        ValueError: the layers do not divide among the stages.
+    """
+    return max(state.total for state in states(s)) / GIB

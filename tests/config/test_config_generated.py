@@ -13,7 +13,6 @@ from config_root import REPOSITORY
 
 from primus.config import reference
 from primus.config.load import experiments, load
-from primus.config.memory import parameters
 
 
 @pytest.mark.parametrize(
@@ -48,22 +47,6 @@ def test_every_file_names_the_editors_schema(file: object) -> None:
     schema = json.loads((file.parent / match.group(1)).read_text())
     values = yaml.safe_load(file.read_text())
     assert set(values) <= set(schema["properties"])
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("llama2_7B", 6_738_415_616),
-        ("llama2_70B", 68_976_648_192),
-        ("llama3_8B", 8_030_261_248),
-        ("llama3_70B", 70_553_706_496),
-        ("llama3.1_8B", 8_030_261_248),
-        ("llama3.1_70B", 70_553_706_496),
-    ],
-)
-def test_number_of_parameters(name: str, count: int) -> None:
-    """As published by Hugging Face for the same model."""
-    assert parameters(load(name, root=REPOSITORY, stages=()).settings) == count
 
 
 def test_the_dry_run_imports_nothing_heavy() -> None:
