@@ -195,6 +195,96 @@ def split_rotate(
 
 
 @torch.compile(dynamic=False)
+def _latent_heads(
+    queries: Tensor, keys_values: Tensor, rotary_key: Tensor, cos: Tensor, sin: Tensor, plain: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    s, b, heads, head = queries.shape
+    cos, sin = cos.view(s, 1, 1, -1), sin.view(s, 1, 1, -1)
+    rotated = _rotate_pairs(queries[..., plain:], cos, sin).to(queries.dtype)
+    shared = _rotate_pairs(rotary_key.view(s, b, 1, -1), cos, sin).to(queries.dtype)
+    query = torch.cat((queries[..., :plain], rotated), -1)
+    key = torch.cat((keys_values[..., :plain], shared.expand(s, b, heads, -1)), -1)
+    value = keys_values[..., plain:]
+    value = F.pad(value, (0, head - value.shape[-1]))
+    return (
+        query.permute(1, 2, 0, 3).contiguous(),
+        key.permute(1, 2, 0, 3).contiguous(),
+        value.permute(1, 2, 0, 3).contiguous(),
+    )
+
+
+def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x[..., 0::2], x[..., 1::2]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def _rotate_pairs_back(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = grad.chunk(2, -1)
+    pairs = torch.stack((first * cos + second * sin, second * cos - first * sin), -1)
+    return pairs.flatten(-2)
+
+
+@torch.compile(dynamic=False)
+def _latent_heads_backward(
+    dq: Tensor, dk: Tensor, dv: Tensor, cos: Tensor, sin: Tensor, plain: int, values: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    s = dq.shape[2]
+    cos, sin = cos.view(s, 1, 1, -1), sin.view(s, 1, 1, -1)
+    dq, dk, dv = (grad.permute(2, 0, 1, 3) for grad in (dq, dk, dv))
+    rotated = _rotate_pairs_back(dq[..., plain:], cos, sin).to(dq.dtype)
+    shared = _rotate_pairs_back(dk[..., plain:].float().sum(2, keepdim=True), cos, sin)
+    return (
+        torch.cat((dq[..., :plain], rotated), -1),
+        torch.cat((dk[..., :plain], dv[..., :values]), -1),
+        shared.squeeze(2).to(dk.dtype),
+    )
+
+
+class _LatentHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys_values: Tensor,
+        rotary_key: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        plain: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.plain, ctx.values = plain, keys_values.shape[-1] - plain
+        return _latent_heads(queries, keys_values, rotary_key, cos, sin, plain)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        (dq, dk, dv), (cos, sin) = grads, ctx.saved_tensors
+        back = _latent_heads_backward(dq, dk, dv, cos, sin, ctx.plain, ctx.values)
+        return *back, None, None, None
+
+
+def latent_heads(
+    queries: Tensor, keys_values: Tensor, rotary_key: Tensor, cos: Tensor, sin: Tensor, plain: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Heads of multi-latent attention from its projections, with the rotary parts rotated.
+
+    Args:
+        queries: (s, b, heads, plain + rotary). keys_values: (s, b, heads, plain + value).
+        rotary_key: (s, b, rotary), the same for all heads.
+        cos, sin: (s, rotary / 2) float32; neighbouring elements are one pair, as in DeepSeek's
+            own code. The rotated parts come out as two halves, which no product of them sees.
+        plain: size of the part that is not rotated.
+
+    Returns:
+        query, key, value (b, heads, s, plain + rotary); value ends in zeros, because flash
+        attention wants one size of head.
+    """
+    q, k, v = _LatentHeads.apply(  # type: ignore[no-untyped-call]
+        queries, keys_values, rotary_key, cos, sin, plain
+    )
+    return q, k, v
+
+
+@torch.compile(dynamic=False)
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     wide = logits.float()
     lse = torch.logsumexp(wide, -1)

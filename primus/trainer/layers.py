@@ -5,12 +5,11 @@ Reached only without transformer-engine. Layers are replaced through `ModuleSpec
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
@@ -22,9 +21,9 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from primus.trainer.kernels import rms_norm, split_rotate, swiglu
+from primus.trainer.attention import SdpaSelfAttention
+from primus.trainer.kernels import rms_norm, swiglu
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear
 
 
@@ -40,45 +39,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (s, b, hidden)."""
         return rms_norm(x, self.weight, self.eps)
-
-
-class SdpaSelfAttention(SelfAttention):
-    """Causal self-attention: one compiled split-and-rotate, then scaled dot-product attention."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None,
-        rotary_pos_emb: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(s, b, hidden) → (s, b, hidden) and the output's bias, if it is added later."""
-        if kwargs.get("inference_context") is not None or kwargs.get("packed_seq_params"):
-            raise NotImplementedError("inference and packed sequences need transformer-engine")
-        if rotary_pos_emb is None:
-            raise NotImplementedError("attention without rotary embedding")
-        cos, sin = _rotary_table(rotary_pos_emb)
-        mixed, _ = self.linear_qkv(hidden_states)
-        s, b, _ = mixed.shape
-        groups = self.num_query_groups_per_partition
-        queries = self.num_attention_heads_per_partition // groups
-        head = self.hidden_size_per_attention_head
-        q, k, v = split_rotate(
-            mixed.view(s, b, groups, queries + 2, head), cos[:s], sin[:s], queries
-        )
-        dropout = self.config.attention_dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, enable_gqa=queries > 1
-        )
-        out = out.permute(2, 0, 1, 3).reshape(s, b, groups * queries * head)
-        return self.linear_proj(out)  # type: ignore[no-any-return]
-
-
-@lru_cache(maxsize=4)
-def _rotary_table(angles: Tensor) -> tuple[Tensor, Tensor]:
-    # Upstream hands every layer the same cached tensor of angles (s, 1, 1, head).
-    flat = angles.view(angles.shape[0], angles.shape[-1]).float()
-    return flat.cos(), flat.sin()
 
 
 class SwiGLUMLP(MLP):

@@ -1,0 +1,82 @@
+"""Causal attention of the local spec: grouped queries, and the core that all attention shares."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from megatron.core import parallel_state
+from megatron.core.transformer.attention import SelfAttention
+from torch import Tensor
+from torch.nn import functional as F
+
+from primus.trainer.context_parallel import gathered_attention
+from primus.trainer.kernels import split_rotate
+
+
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention in which a position sees itself and what came before.
+
+    Args:
+        query: (b, heads, s, head). key, value: (b, groups, s, head), heads a multiple of groups.
+        scale: factor of the scores; None: 1 / sqrt(head).
+
+    Returns:
+        (s, b, heads, head).
+    """
+    group = parallel_state.get_context_parallel_group()
+    if group.size() > 1:
+        return gathered_attention(query, key, value, group=group, scale=scale, dropout=dropout)
+    out = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        dropout_p=dropout,
+        is_causal=True,
+        scale=scale,
+        enable_gqa=query.shape[1] > key.shape[1],
+    )
+    return out.permute(2, 0, 1, 3)
+
+
+def refuse_inference(arguments: dict[str, Any]) -> None:
+    """Refuse what upstream's attention takes besides training on whole sequences."""
+    if arguments.get("inference_context") is not None or arguments.get("packed_seq_params"):
+        raise NotImplementedError("inference and packed sequences need transformer-engine")
+
+
+class SdpaSelfAttention(SelfAttention):
+    """Causal self-attention: one compiled split-and-rotate, then scaled dot-product attention."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        rotary_pos_emb: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(s, b, hidden) → (s, b, hidden) and the output's bias, if it is added later."""
+        refuse_inference(kwargs)
+        if rotary_pos_emb is None:
+            raise NotImplementedError("attention without rotary embedding")
+        cos, sin = _rotary_table(rotary_pos_emb)
+        mixed, _ = self.linear_qkv(hidden_states)
+        s, b, _ = mixed.shape
+        groups = self.num_query_groups_per_partition
+        queries = self.num_attention_heads_per_partition // groups
+        head = self.hidden_size_per_attention_head
+        q, k, v = split_rotate(
+            mixed.view(s, b, groups, queries + 2, head), cos[:s], sin[:s], queries
+        )
+        dropout = self.config.attention_dropout if self.training else 0.0
+        out = causal_attention(q, k, v, dropout=dropout)
+        return self.linear_proj(out.reshape(s, b, -1))  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=4)
+def _rotary_table(angles: Tensor) -> tuple[Tensor, Tensor]:
+    # Upstream hands every layer the same cached tensor of angles (s, 1, 1, head).
+    flat = angles.view(angles.shape[0], angles.shape[-1]).float()
+    return flat.cos(), flat.sin()

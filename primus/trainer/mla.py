@@ -1,0 +1,195 @@
+"""Multi-latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1) of the local spec.
+
+Parameters have the names that upstream's transformer-engine spec gives, so that checkpoints fit
+both. Upstream's own local spec splits the down-projections over tensor-parallel ranks and never
+reduces the gradient of the rotary keys; here they are replicated, and it is reduced.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from megatron.core.models.common.embeddings import RotaryEmbedding, YarnRotaryEmbedding
+from megatron.core.models.common.embeddings.yarn_rotary_pos_embedding import _yarn_get_mscale
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor, nn
+
+from primus.trainer.attention import causal_attention, refuse_inference
+from primus.trainer.kernels import latent_heads, rms_norm
+from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear, linear
+
+
+class ReplicatedLinear(nn.Module):
+    """Linear layer that every tensor-parallel rank holds whole."""
+
+    def __init__(self, input_size: int, output_size: int, config: Any) -> None:
+        super().__init__()
+        self.gemm = config.gemm
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
+        self.weight = nn.Parameter(
+            torch.empty(output_size, input_size, dtype=config.params_dtype, device=device)
+        )
+        if config.perform_initialization:
+            config.init_method(self.weight)
+        # Each rank then sees its part of the sequence: the gradients have to be summed.
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        return linear(x, self.weight, None, self.gemm)
+
+
+class NormColumnParallelLinear(ColumnParallelLinear):
+    """RMSNorm and the layer after it, with the parameter names of transformer-engine's."""
+
+    def __init__(self, input_size: int, *args: Any, config: Any, **kwargs: Any) -> None:
+        super().__init__(input_size, *args, config=config, **kwargs)
+        self.eps = config.layernorm_epsilon
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
+        self.layer_norm_weight = nn.Parameter(
+            torch.ones(input_size, dtype=config.params_dtype, device=device)
+        )
+        self.layer_norm_weight.sequence_parallel = (  # type: ignore[attr-defined]
+            config.sequence_parallel
+        )
+
+    def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Normalise (s, b, in) and project it to (s, b, out of this rank)."""
+        normed = rms_norm(input_, self.layer_norm_weight, self.eps)
+        return super().forward(normed, *args, **kwargs)  # type: ignore[no-any-return]
+
+
+class RotaryTable:
+    """Cosines and sines of one model chunk, made once and shared by its layers."""
+
+    def __init__(self, config: Any, cp_group: Any) -> None:
+        common = {
+            "rotary_base": config.rotary_base,
+            "use_cpu_initialization": config.use_cpu_initialization,
+            "cp_group": cp_group,
+        }
+        self._angles: Any
+        if config.rope_type == "yarn":
+            self._angles = YarnRotaryEmbedding(
+                config.qk_pos_emb_head_dim,
+                scaling_factor=config.rotary_scaling_factor,
+                original_max_position_embeddings=config.original_max_position_embeddings,
+                beta_fast=config.beta_fast,
+                beta_slow=config.beta_slow,
+                mscale=config.mscale,
+                mscale_all_dim=config.mscale_all_dim,
+                **common,
+            )
+        else:
+            self._angles = RotaryEmbedding(config.qk_pos_emb_head_dim, rotary_percent=1.0, **common)
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (s, head / 2) float32 of this rank's positions.
+
+        Args:
+            length: of the sequence over all context-parallel ranks.
+        """
+        if length not in self._made:
+            made = self._angles(length)
+            angles, factor = made if isinstance(made, tuple) else (made, 1.0)
+            half = angles[:, 0, 0, : angles.shape[-1] // 2].float()
+            self._made = {length: (half.cos() * factor, half.sin() * factor)}
+        return self._made[length]
+
+
+class LatentSelfAttention(MegatronModule):
+    """Causal self-attention whose keys and values come from one low-rank vector per position."""
+
+    def __init__(
+        self,
+        config: Any,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        rotary: RotaryTable,
+        pg_collection: ProcessGroupCollection | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(config=config)
+        groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups()
+        self.tp_group = groups.tp
+        self.layer_number, self.rotary = layer_number, rotary
+        heads, hidden = config.num_attention_heads, config.hidden_size
+        self.heads = heads // groups.tp.size()
+        query_head = config.qk_head_dim + config.qk_pos_emb_head_dim
+        mscale = _yarn_get_mscale(config.rotary_scaling_factor, config.mscale_all_dim)
+        self.softmax_scale = mscale * mscale / math.sqrt(query_head)
+        column = {
+            "config": config,
+            "init_method": config.init_method,
+            "bias": False,
+            "gather_output": False,
+            "tp_group": groups.tp,
+        }
+        up = NormColumnParallelLinear if config.qk_layernorm else ColumnParallelLinear
+        if config.q_lora_rank is None:
+            self.linear_q_proj = ColumnParallelLinear(hidden, heads * query_head, **column)
+        else:
+            self.linear_q_down_proj = ReplicatedLinear(hidden, config.q_lora_rank, config)
+            self.linear_q_up_proj = up(config.q_lora_rank, heads * query_head, **column)
+        self.linear_kv_down_proj = ReplicatedLinear(
+            hidden, config.kv_lora_rank + config.qk_pos_emb_head_dim, config
+        )
+        self.linear_kv_up_proj = up(
+            config.kv_lora_rank, heads * (config.qk_head_dim + config.v_head_dim), **column
+        )
+        self.linear_proj = RowParallelLinear(
+            heads * config.v_head_dim,
+            hidden,
+            config=config,
+            init_method=config.output_layer_init_method,
+            bias=config.add_bias_linear,
+            input_is_parallel=True,
+            skip_bias_add=True,
+            tp_group=groups.tp,
+        )
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """(s, b, hidden) → (s, b, hidden) and the output's bias, if it is added later."""
+        refuse_inference(kwargs)
+        config = self.config
+        if config.q_lora_rank is None:
+            queries, _ = self.linear_q_proj(hidden_states)
+        else:
+            queries, _ = self.linear_q_up_proj(self.linear_q_down_proj(hidden_states))
+        latent, rotary_key = self.linear_kv_down_proj(hidden_states).split(
+            (config.kv_lora_rank, config.qk_pos_emb_head_dim), -1
+        )
+        keys_values, _ = self.linear_kv_up_proj(latent)
+        s, b, _ = queries.shape
+        cos, sin = self.rotary(s * config.context_parallel_size)
+        query, key, value = latent_heads(
+            queries.view(s, b, self.heads, -1),
+            keys_values.view(s, b, self.heads, -1),
+            self._whole(rotary_key),
+            cos,
+            sin,
+            config.qk_head_dim,
+        )
+        dropout = config.attention_dropout if self.training else 0.0
+        out = causal_attention(query, key, value, scale=self.softmax_scale, dropout=dropout)
+        out = out[..., : config.v_head_dim].reshape(s, b, -1)
+        return self.linear_proj(out)  # type: ignore[no-any-return]
+
+    def _whole(self, rotary_key: Tensor) -> Tensor:
+        # Every rank's heads use the same rotary key: backward sums its gradient over the ranks.
+        if self.config.sequence_parallel:
+            gathered: Tensor = gather_from_sequence_parallel_region(rotary_key, group=self.tp_group)
+            return gathered
+        copied: Tensor = copy_to_tensor_model_parallel_region(rotary_key, group=self.tp_group)
+        return copied
