@@ -1,0 +1,33 @@
+"""The nodes: kernels, containers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from primus.config.checks.fault import Context, Fault
+
+
+def tuning(s: Any, context: Context) -> Iterator[Fault]:
+    """The GEMM backend has what it needs and fits the platform."""
+    replay = s.gemm_tuning.replay_file
+    if s.gemm_backend == "replay" and replay is None:
+        why = "needs gemm_tuning.replay_file"
+        yield Fault("gemm_backend", why, "add gemm_tuning: {replay_file: <recorded timings>}")
+    if s.gemm_backend != "replay" and replay is not None:
+        why = f"is read only by gemm_backend replay, and gemm_backend is {s.gemm_backend}"
+        yield Fault("gemm_tuning.replay_file", why, "remove the line")
+    missing = replay is not None and not (context.root / replay).is_file()
+    if s.gemm_backend == "replay" and missing and "tune" in context.stages:
+        yield Fault("gemm_tuning.replay_file", "there is no such file", "name an existing file")
+    platform = {"cpu": "cpu", "cublaslt": "cuda", "hipblaslt": "rocm"}.get(s.gemm_backend)
+    if platform not in (None, s.platform):
+        why = f"does not run on platform {s.platform}"
+        fix = {"cpu": "cpu", "cuda": "cublaslt", "rocm": "hipblaslt"}[s.platform]
+        yield Fault("gemm_backend", why, f"write {fix}")
+
+
+def container(s: Any, _: Context) -> Iterator[Fault]:
+    """A container runtime runs an image."""
+    if s.container.runtime != "none" and not s.container.image:
+        yield Fault("container.image", "is required with a container runtime", "name the image")
