@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor, distributed
 
 from primus.artifacts.run import MetricsRow, ValidationRow
@@ -69,8 +71,14 @@ def _loss(mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tenso
 
 
 def _forward(batches: MicroBatches, model: Any) -> tuple[Tensor, Any]:
-    batch = next(batches)
-    losses = model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+    batch = get_batch_on_this_cp_rank(dict(next(batches)))
+    losses = model(
+        batch["tokens"],
+        batch["position_ids"],
+        None,
+        labels=batch["labels"],
+        loss_mask=batch["loss_mask"],
+    )
     return losses, partial(_loss, batch["loss_mask"])
 
 
@@ -89,7 +97,8 @@ def forward_backward(
     """
     reports = get_forward_backward_func()(
         forward_step_func=_forward,
-        data_iterator=batches if len(chunks) == 1 else [batches] * len(chunks),
+        # Every chunk of an interleaved schedule reads every micro-batch.
+        data_iterator=batches if len(chunks) == 1 else list(tee(batches, len(chunks))),
         model=chunks if len(chunks) > 1 else chunks[0],
         num_microbatches=num_microbatches,
         seq_length=settings.seq_length,

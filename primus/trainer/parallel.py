@@ -18,6 +18,7 @@ from megatron.core.transformer.module import Float16Module
 from torch import distributed
 
 from primus.config.frozen import StageSettings
+from primus.trainer.initialize import draw_weights, leave_weights
 from primus.trainer.model import ModelConfig, build_model
 
 
@@ -44,17 +45,22 @@ def initialize_groups(settings: StageSettings) -> None:
         pipeline_model_parallel_size=settings.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=settings.virtual_pipeline_model_parallel_size,
         context_parallel_size=settings.context_parallel_size,
+        expert_model_parallel_size=settings.expert_model_parallel_size,
+        expert_tensor_parallel_size=settings.expert_tensor_parallel_size,
         create_gloo_process_groups=False,
     )
     seed(settings)
 
 
 def seed(settings: StageSettings) -> None:
-    """Seed weights and dropout: pipeline stages differ, data-parallel ranks agree on weights."""
+    """Seed dropout as upstream does: pipeline stages and tensor-parallel ranks differ.
+
+    Weights have generators of their own.
+    """
     value = settings.seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(value)
     model_parallel_cuda_manual_seed(value)
-    # On CPU the line before drew from, and moved, the generator that weights come from.
+    # On CPU the line before drew from, and moved, the default generator.
     torch.manual_seed(value)
 
 
@@ -65,7 +71,10 @@ def build_chunks(
 
     Args:
         float16_module: in lower precision, wrap each chunk so that it takes and gives float32.
+        config: where its `perform_initialization` is false, weights are left undefined.
     """
+    if config.perform_initialization:
+        leave_weights(config)
     virtual = settings.virtual_pipeline_model_parallel_size
     chunks = []
     for stage in range(virtual or 1):
@@ -84,6 +93,8 @@ def build_chunks(
         chunk.model_type = ModelType.encoder_or_decoder
         if settings.platform != "cpu":
             chunk.cuda(torch.cuda.current_device())
+        if config.perform_initialization:
+            draw_weights(settings, chunk)
         if float16_module and (settings.bf16 or settings.fp16):
             chunk = Float16Module(config, chunk)
         chunks.append(chunk)
@@ -125,11 +136,13 @@ def layout(settings: StageSettings) -> dict[str, int]:
         "tensor_model_parallel_size",
         "pipeline_model_parallel_size",
         "context_parallel_size",
+        "expert_model_parallel_size",
     )
     sizes = {name: int(getattr(settings, name)) for name in names}
     sizes["virtual_pipeline_model_parallel_size"] = (
         settings.virtual_pipeline_model_parallel_size or 1
     )
+    sizes["expert_tensor_parallel_size"] = parallel_state.get_expert_tensor_parallel_world_size()
     sizes["data_parallel_size"] = parallel_state.get_data_parallel_world_size()
     return sizes
 

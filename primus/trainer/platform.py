@@ -15,7 +15,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -39,9 +39,11 @@ _REWRITTEN = {
     "megatron.core.optimizer.clip_grads": "overflow buffers, checks of gradient types",
     "megatron.core.optimizer.grad_scaler": "loss scale",
     "megatron.core.transformer.utils": "causal mask",
+    "megatron.core.transformer.moe.token_dispatcher": "order of tokens",
     "megatron.core.utils": "gradient norm without apex",
     "megatron.core.dist_checkpointing.exchange_utils": "shards exchanged between ranks",
     "megatron.core.tensor_parallel.random": "generator states",
+    "megatron.core.models.common.embeddings.rope_utils": "pinned memory under context parallelism",
 }
 
 
@@ -49,6 +51,12 @@ class _Rewriter(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
         if isinstance(node.value, str) and node.value in _LITERALS:
             return ast.copy_location(ast.Constant(_LITERALS[node.value]), node)
+        return node
+
+    def visit_keyword(self, node: ast.keyword) -> ast.keyword:
+        if node.arg == "pin_memory":
+            node.value = ast.copy_location(ast.Constant(False), node.value)
+        self.generic_visit(node)
         return node
 
 
@@ -61,6 +69,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         super().exec_module(module)
+        if module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
+            # Upstream's leaves a tensor of the CPU a tensor, which collectives refuse as sizes.
+            module.maybe_move_tensor_to_cpu = _as_numpy
         if module.__name__ == "megatron.core.tensor_parallel.random":
             # Upstream's goes through CUDA's generators, warns at every call that draws, and
             # compares states in a way that fake tensors cannot.
@@ -123,6 +134,32 @@ def _fork(tracker: Any, name: str = "model-parallel-rng") -> Iterator[None]:
         torch.set_rng_state(outer)
 
 
+class _Event:
+    """What a stream records: on a CPU it has happened when it is recorded."""
+
+    def synchronize(self) -> None:
+        """Wait for nothing."""
+
+
+class _Stream:
+    """The one order of work on a CPU."""
+
+    def wait_stream(self, stream: _Stream) -> None:
+        """Wait for nothing."""
+
+    def record_event(self) -> _Event:
+        """An event that has happened."""
+        return _Event()
+
+
+def _current_stream(*_: Any) -> _Stream:
+    return _Stream()
+
+
+def _as_numpy(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+
 # What is asked of torch.cuda on the paths that this trainer takes, and by whom.
 _ANSWERS: dict[str, Callable[..., Any]] = {
     "current_device": _cpu_device,  # every buffer that core allocates
@@ -130,6 +167,9 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "get_rng_state": _rng_state,  # the RNG tracker of tensor parallelism, recomputation
     "set_rng_state": _set_rng_state,
     "manual_seed": _manual_seed,
+    "Stream": _Stream,  # copies of token counts, in the dispatchers of experts
+    "current_stream": _current_stream,
+    "stream": nullcontext,
 }
 
 _installed: Platform | None = None

@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,11 +33,12 @@ def strings(code: types.CodeType) -> Iterator[str]:
 def test_literals_of_a_module_are_rewritten(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__file__ is not None
-    original = set(strings(compile(Path(module.__file__).read_text(), module.__file__, "exec")))
+    source = Path(module.__file__).read_text()
+    original = set(strings(compile(source, module.__file__, "exec")))
     loader = module.__loader__
     assert isinstance(loader, platform._Loader)
     found = original & set(platform._LITERALS)
-    assert found, "the entry is not needed any more"
+    assert found or "pin_memory=True" in source, "the entry is not needed any more"
     wanted = (original - found) | {platform._LITERALS[text] for text in found}
     assert set(strings(loader.get_code(name))) == wanted
 
@@ -44,6 +46,15 @@ def test_literals_of_a_module_are_rewritten(name: str) -> None:
 def test_other_modules_are_left_alone() -> None:
     module = importlib.import_module("megatron.core.transformer.mlp")
     assert not isinstance(module.__loader__, platform._Loader)
+
+
+def test_a_rank_takes_the_rotary_angles_of_its_chunks_without_pinned_memory() -> None:
+    from megatron.core.models.common.embeddings.rope_utils import get_pos_emb_on_this_cp_rank
+
+    group = types.SimpleNamespace(size=lambda: 2, rank=lambda: 1)
+    angles = torch.arange(8.0).view(8, 1, 1, 1)
+    own = get_pos_emb_on_this_cp_rank(angles, 0, group)
+    assert own.flatten().tolist() == [2, 3, 4, 5]
 
 
 def test_buffers_lie_on_the_cpu() -> None:
@@ -75,8 +86,28 @@ def test_manual_seed_seeds_the_cpu() -> None:
     assert torch.equal(torch.rand(3), first)
 
 
+def test_streams_have_nothing_to_wait_for() -> None:
+    stream = torch.cuda.Stream()
+    assert stream.wait_stream(torch.cuda.current_stream()) is None
+    with torch.cuda.stream(stream):
+        event = stream.record_event()
+    assert event.synchronize() is None
+
+
+def test_token_counts_become_numpy_where_sizes_are_wanted() -> None:
+    from megatron.core.transformer.moe import token_dispatcher
+
+    counts = torch.tensor([3, 0, 2])
+    sizes = token_dispatcher.maybe_move_tensor_to_cpu(counts, as_numpy=True)
+    assert isinstance(sizes, np.ndarray)
+    assert sizes.tolist() == [3, 0, 2]
+    assert token_dispatcher.maybe_move_tensor_to_cpu(counts, record_stream=True) is counts
+    assert token_dispatcher.maybe_move_tensor_to_cpu(None, as_numpy=True) is None
+
+
 def test_every_answer_is_tested() -> None:
     tested = {"current_device", "synchronize", "get_rng_state", "set_rng_state", "manual_seed"}
+    tested |= {"Stream", "current_stream", "stream"}
     assert set(platform._ANSWERS) == tested
     for name in tested:
         assert getattr(torch.cuda, name) is platform._ANSWERS[name]
