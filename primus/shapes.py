@@ -16,6 +16,7 @@ from pathlib import Path
 
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
+from primus.config.layout import least_ranks_per_stage
 from primus.errors import TrainingError, run_main
 from primus.launch import Ranks, run_ranks, thread_environment
 
@@ -44,11 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def model_parallel_ranks(settings: StageSettings) -> int:
     """Ranks that hold one copy of the model; more only repeat the same shapes."""
-    return int(
-        settings.tensor_model_parallel_size
-        * settings.pipeline_model_parallel_size
-        * settings.context_parallel_size
-    )
+    return int(settings.pipeline_model_parallel_size * least_ranks_per_stage(settings))
 
 
 def _start(settings: StageSettings, ranks: int, arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,13 @@ def layout(s: Any) -> Layout:
         expert=s.expert_model_parallel_size,
         expert_tensor=s.expert_tensor_parallel_size or tensor,
     )
+
+
+def least_ranks_per_stage(s: Any) -> int:
+    """The fewest ranks of a pipeline stage that hold every dense layer and every expert."""
+    dense = s.tensor_model_parallel_size * s.context_parallel_size
+    tensor = s.expert_tensor_parallel_size or s.tensor_model_parallel_size
+    return math.lcm(dense, tensor * s.expert_model_parallel_size)
 
 
 def layers_per_stage(s: Any) -> tuple[int, ...]:

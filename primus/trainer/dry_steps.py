@@ -6,7 +6,6 @@ Nothing is logged or saved. The watching is the caller's: each step runs inside 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor, distributed
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from primus.config.frozen import StageSettings
+from primus.config.layout import least_ranks_per_stage
 from primus.trainer import parallel
 from primus.trainer.layers import block_spec
 from primus.trainer.linear import Gemm
@@ -150,17 +150,10 @@ def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: Aro
         torch.autograd.backward(out, torch.empty_like(out))
 
 
-def _ranks_per_stage(settings: StageSettings) -> int:
-    """The fewest ranks of a pipeline stage that hold all of its parameters."""
-    dense = settings.tensor_model_parallel_size * settings.context_parallel_size
-    tensor = settings.expert_tensor_parallel_size or settings.tensor_model_parallel_size
-    return math.lcm(dense, tensor * settings.expert_model_parallel_size)
-
-
 @contextmanager
 def _fake_stage(settings: StageSettings, stage: int) -> Iterator[None]:
     """Megatron's groups on the first rank of a pipeline stage of a fake job."""
-    per_stage = _ranks_per_stage(settings)
+    per_stage = least_ranks_per_stage(settings)
     world_size = settings.pipeline_model_parallel_size * per_stage
     with _fake_process_group(rank=stage * per_stage, world_size=world_size):
         parallel.initialize_groups(settings)

@@ -39,7 +39,7 @@ def trace(**changes: Any) -> tuple[Counter[Any], int]:
         recorders.append(Recorder())
         return recorders[-1]
 
-    dry_steps.trace_micro_batch(tiny(num_layers=8, **changes), around)
+    dry_steps.trace_micro_batch(tiny(num_layers=8, global_batch_size=16, **changes), around)
     return sum((recorder.calls for recorder in recorders), Counter()), ran
 
 
