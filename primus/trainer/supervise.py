@@ -30,7 +30,7 @@ def train(
     """Bring the run in `directory` to `train_iters` and return its manifest.
 
     Raises:
-        UnavailableError: a container or context parallelism is asked for.
+        UnavailableError: a container is asked for.
         DataError: the tokenizer has more ids than the model's vocabulary.
         RunConflictError: the directory belongs to another run, or another process writes to it.
         TrainingError: the attempt ended early.
@@ -39,11 +39,6 @@ def train(
         raise UnavailableError(
             f"container.runtime = {settings.container.runtime}: ranks are not yet started in "
             "containers. Fix: start snakemake inside the image, with container: {runtime: none}"
-        )
-    if settings.context_parallel_size > 1:
-        raise UnavailableError(
-            f"context_parallel_size = {settings.context_parallel_size}: sequences are not yet cut "
-            "between ranks. Fix: context_parallel_size: 1"
         )
     samples = SamplesManifest.load(samples_path)
     tokenizer = TokenizerManifest.load(tokenizer_path)
