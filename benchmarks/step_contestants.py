@@ -56,7 +56,8 @@ def primus_step(shape: dict[str, Any]) -> Built:
     import torch
     from safetensors.torch import save_file
 
-    from primus.huggingface import llama
+    from primus.config.families import family_of
+    from primus.huggingface.read import pieces
     from primus.trainer import parallel
     from primus.trainer.kernels import compile_or_fall_back
     from primus.trainer.loop import forward_backward
@@ -75,11 +76,11 @@ def primus_step(shape: dict[str, Any]) -> Built:
         ): tensor
         for name, tensor in model.named_parameters()
     }
-    tensors = {}
-    for target in llama.targets(settings.as_dict()):
-        layer = "decoder.layers." if target.layer is None else f"decoder.layers.{target.layer}."
-        source = state[target.source.replace("decoder.layers.", layer)].detach()
-        tensors[target.name] = target.convert(source).contiguous().clone()
+    tensors = {
+        name: tensor
+        for rule in family_of(settings).rules(settings)
+        for name, tensor in pieces(rule, state[rule.megatron].detach()).items()
+    }
     save_file(tensors, str(_weights(shape)))
     chunks = parallel.wrap(settings, config, plain)
     optimizer = build_optimizer(settings, chunks)
@@ -108,12 +109,13 @@ def _transformers(shape: dict[str, Any], *, compiled: bool) -> Built:
     from safetensors.torch import load_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from primus.huggingface import llama
+    from primus.config.families import family_of
+    from primus.config.families.config_json import content
 
     dtype = "bfloat16" if shape["bf16"] else "float32"
-    content = llama.config(_settings(shape).as_dict(), eod_id=0, dtype=dtype)
+    settings = _settings(shape)
     # SDPA is what transformers takes for this model by itself.
-    model: Any = LlamaForCausalLM(LlamaConfig(**content))
+    model: Any = LlamaForCausalLM(LlamaConfig(**content(family_of(settings).fields(settings))))
     model = model.to(getattr(torch, dtype))
     model.load_state_dict(load_file(str(_weights(shape))))
     # In lower precision training keeps float32 master weights; torch's way is autocast.

@@ -9,19 +9,22 @@ transformers loads it: `AutoModelForCausalLM.from_pretrained("output/runs/…/hf
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from primus.artifacts.export import ExportManifest
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import TrainManifest
 from primus.artifacts.timing import stage_time
 from primus.artifacts.tokens import TokenizerManifest
-from primus.config.frozen import add_settings_arguments, load_settings
+from primus.config.frozen import Values, add_settings_arguments, load_settings, with_defaults
 from primus.errors import DataError, run_main
-from primus.files import fsync_directory
+from primus.files import replace_directory
+
+if TYPE_CHECKING:
+    from primus.huggingface.write import Written
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,43 +60,37 @@ def export(train_path: Path, tokenizer_path: Path, output: Path) -> None:
     last, directory = train.checkpoints[-1], output.parent
     shutil.rmtree(temporary := directory.with_name(f".{directory.name}.tmp"), ignore_errors=True)
     temporary.mkdir(parents=True)
-    dtype = _write(
+    written = _write(
         train, train_path.parent / "checkpoints" / last.name, tokenizer.eod_id, temporary
     )
     for name, record in tokenizer.files.items():
         record.verify(source := tokenizer_path.parent / name)
         shutil.copyfile(source, temporary / name)
     files = {path.name: FileRecord.of(path) for path in sorted(temporary.iterdir())}
-    _publish(temporary, directory)
+    # An older one is replaced: it can be made again from its checkpoint.
+    replace_directory(temporary, directory)
     manifest = ExportManifest(
         experiment=train.experiment,
         key=train.key,
-        architecture="LlamaForCausalLM",
+        architecture=written.architecture,
         checkpoint=last.name,
         checkpoint_manifest_sha256=last.manifest_sha256,
         tokenizer_fingerprint=tokenizer.fingerprint,
-        parameters=train.parameters,
-        dtype=dtype,
+        parameters=written.parameters,
+        dtype=written.dtype,
         files=files,
     )
     manifest.save(output)
-    print(f"{directory}: {manifest.parameters:,} parameters in {dtype} from {last.name}")
+    print(f"{directory}: {written.parameters:,} numbers in {written.dtype} from {last.name}")
 
 
-def _write(train: TrainManifest, checkpoint: Path, eod_id: int, directory: Path) -> str:
+def _write(train: TrainManifest, checkpoint: Path, eod_id: int, directory: Path) -> Written:
     from primus.huggingface.write import write_model
     from primus.trainer.checkpoint_directory import verify
 
     verify(checkpoint, train.key)
-    return write_model(checkpoint, train.settings, directory, eod_id=eod_id)
-
-
-def _publish(temporary: Path, directory: Path) -> None:
-    # An older one is replaced: it can be made again from its checkpoint.
-    if directory.exists():
-        shutil.rmtree(directory)
-    os.rename(temporary, directory)
-    fsync_directory(directory.parent)
+    settings = Values(with_defaults(train.settings), "the run's settings")
+    return write_model(checkpoint, settings, directory, eod_id=eod_id)
 
 
 if __name__ == "__main__":

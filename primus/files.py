@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,14 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_directory(finished: Path, directory: Path) -> None:
+    """Rename `finished` to `directory`; one that is there is removed first."""
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.rename(finished, directory)
+    fsync_directory(directory.parent)
 
 
 def canonical_json(value: Any) -> str:

@@ -50,6 +50,15 @@ class Values:
         return dict(self._values)
 
 
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` of an older run, completed by the defaults of keys that came later."""
+    from primus.config.schema.settings import Settings
+
+    fields = Settings.model_fields.items()
+    known = {name: field.default for name, field in fields if not field.is_required()}
+    return known | dict(values)
+
+
 class StageSettings(Values):
     """What one stage may read of a resolved experiment.
 

@@ -1,141 +1,129 @@
-"""A Megatron checkpoint, read tensor by tensor, as safetensors files of bounded size."""
+"""A Megatron checkpoint, read tensor by tensor, as a Hugging Face directory."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
+from primus.config.families import family_of
+from primus.config.families.config_json import content
+from primus.config.families.mapping import Rule
 from primus.errors import ArtifactError
 from primus.files import atomic_write
-from primus.huggingface import llama
-from primus.huggingface.llama import Target
+from primus.huggingface.checkpoint import CheckpointReader
+from primus.huggingface.directory import CONFIG, INDEX, WEIGHTS
+from primus.huggingface.read import pieces
 
 MAX_SHARD_BYTES = 5 * 10**9
 
 
-class CheckpointReader:
-    """Full tensors of a distributed checkpoint, whatever layout wrote it; one in memory at a time.
+class Written(NamedTuple):
+    """What a directory holds: its class in transformers, its numbers, their type."""
 
-    The checkpoint's index is a pickle: verify the checkpoint's manifest before opening it.
+    architecture: str
+    parameters: int
+    dtype: str
+
+
+def write_model(checkpoint: Path, settings: Any, directory: Path, *, eod_id: int) -> Written:
+    """Write config.json and the weights of a verified checkpoint.
+
+    Args:
+        settings: the run's, by attribute.
+
+    Raises:
+        UserError: no published architecture is that of the settings.
+        ArtifactError: the checkpoint does not hold the architecture that `settings` describe.
     """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._metadata = FileSystemReader(str(directory)).read_metadata().state_dict_metadata
-        self._read = lru_cache(maxsize=1)(self._load)
-
-    def dtype(self, key: str) -> torch.dtype:
-        """Type of a stored tensor.
-
-        Raises:
-            ArtifactError: the checkpoint has no such tensor.
-        """
-        return self._described(key).properties.dtype
-
-    def tensor(self, key: str, layer: int | None) -> Tensor:
-        """A stored tensor, or one layer of a stored stack."""
-        whole = self._read(key)
-        return whole if layer is None else whole[layer]
-
-    def _described(self, key: str) -> TensorStorageMetadata:
-        found = self._metadata.get(key)
-        if not isinstance(found, TensorStorageMetadata):
-            raise ArtifactError(f"{self._directory}: has no tensor {key}")
-        return found
-
-    def _load(self, key: str) -> Tensor:
-        described = self._described(key)
-        state: dict[str, Any] = {key: torch.empty(described.size, dtype=described.properties.dtype)}
-        dcp_load(state, storage_reader=FileSystemReader(str(self._directory)), no_dist=True)
-        tensor: Tensor = state[key]
-        return tensor
+    family = family_of(settings)
+    rules = list(family.rules(settings))
+    reader = CheckpointReader(checkpoint)
+    dtype = str(reader.dtype(rules[0].megatron)).removeprefix("torch.")
+    about = {
+        "architectures": [family.architecture],
+        "attention_dropout": settings.attention_dropout,
+        "bos_token_id": eod_id,
+        "eos_token_id": eod_id,
+        "initializer_range": settings.init_method_std,
+        "model_type": family.model_type,
+        # The name that every release of transformers reads.
+        "torch_dtype": dtype,
+        "use_cache": True,
+    }
+    with atomic_write(directory / CONFIG) as stream:
+        json.dump(content(family.fields(settings)) | about, stream, indent=2, sort_keys=True)
+    files, numbers = write_weights(reader, rules, directory, lambda line: print(line, flush=True))
+    for path in files:
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+    return Written(family.architecture, numbers, dtype)
 
 
-def _plan(targets: Sequence[Target], element_size: int) -> Iterator[list[Target]]:
-    shard: list[Target] = []
+def write_weights(
+    reader: CheckpointReader,
+    rules: Sequence[Rule],
+    directory: Path,
+    progress: Callable[[str], None],
+) -> tuple[list[Path], int]:
+    """Write model*.safetensors and, for several of them, the index.
+
+    Returns:
+        the files, and how many numbers the tensors hold.
+
+    Raises:
+        ArtifactError: a tensor is missing or has another shape than the architecture says.
+    """
+    shards = list(_plan(reader, rules))
+    files, weight_map, total, numbers = [], {}, 0, 0
+    for number, shard in enumerate(shards, start=1):
+        name = WEIGHTS
+        if len(shards) > 1:
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {key: value for rule in shard for key, value in _convert(reader, rule).items()}
+        save_file(tensors, str(directory / name), metadata={"format": "pt"})
+        total += sum(tensor.nbytes for tensor in tensors.values())
+        numbers += sum(tensor.numel() for tensor in tensors.values())
+        weight_map.update(dict.fromkeys(tensors, name))
+        files.append(directory / name)
+        progress(f"{name}: {len(tensors)} tensors")
+    if len(shards) > 1:
+        with atomic_write(directory / INDEX) as stream:
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            json.dump(index, stream, indent=2, sort_keys=True)
+        files.append(directory / INDEX)
+    return files, numbers
+
+
+def _plan(reader: CheckpointReader, rules: Sequence[Rule]) -> Iterator[list[Rule]]:
+    shard: list[Rule] = []
     size = 0
-    for target in targets:
-        bytes_ = math.prod(target.shape) * element_size
+    for rule in rules:
+        numbers = sum(math.prod(shape) for shape in rule.shapes().values())
+        bytes_ = numbers * reader.dtype(rule.megatron).itemsize
         if shard and size + bytes_ > MAX_SHARD_BYTES:
             yield shard
             shard, size = [], 0
-        shard.append(target)
+        shard.append(rule)
         size += bytes_
     if shard:
         yield shard
 
 
-def write_weights(
-    reader: CheckpointReader,
-    targets: Sequence[Target],
-    directory: Path,
-    progress: Callable[[str], None],
-) -> list[Path]:
-    """Write model*.safetensors and, for several of them, the index; returns the files.
-
-    Raises:
-        ArtifactError: a tensor is missing or has another shape than the architecture says.
-    """
-    element_size = reader.dtype(targets[0].source).itemsize
-    shards = list(_plan(targets, element_size))
-    files, weight_map, total = [], {}, 0
-    for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors"
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {target.name: _convert(reader, target) for target in shard}
-        save_file(tensors, str(directory / name), metadata={"format": "pt"})
-        total += sum(tensor.nbytes for tensor in tensors.values())
-        weight_map.update(dict.fromkeys(tensors, name))
-        files.append(directory / name)
-        progress(f"{name}: {len(tensors)} tensors")
-    if len(shards) > 1:
-        index = directory / "model.safetensors.index.json"
-        with atomic_write(index) as stream:
-            content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            json.dump(content, stream, indent=2, sort_keys=True)
-        files.append(index)
-    return files
-
-
-def _convert(reader: CheckpointReader, target: Target) -> Tensor:
-    tensor = target.convert(reader.tensor(target.source, target.layer)).contiguous()
-    if tuple(tensor.shape) != target.shape:
+def _convert(reader: CheckpointReader, rule: Rule) -> dict[str, Tensor]:
+    whole = reader.tensor(rule.megatron)
+    tail = () if rule.columns is None else (rule.columns,)
+    rows = whole.shape[0]
+    fits = rows == rule.rows or (rule.padded and rows > rule.rows)
+    if not fits or tuple(whole.shape[1:]) != tail:
         raise ArtifactError(
-            f"{target.name}: has shape {tuple(tensor.shape)} in the checkpoint, "
-            f"the architecture says {target.shape}"
+            f"{rule.megatron}: has shape {tuple(whole.shape)} in the checkpoint, "
+            f"the architecture says {(rule.rows, *tail)}"
         )
-    return tensor.clone()
-
-
-def write_model(
-    checkpoint: Path, settings: Mapping[str, Any], directory: Path, *, eod_id: int
-) -> str:
-    """Write config.json and the weights of a verified checkpoint; returns the weights' dtype.
-
-    Raises:
-        UserError: transformers has no class for the architecture.
-        ArtifactError: the checkpoint does not hold the architecture that `settings` describe.
-    """
-    reader = CheckpointReader(checkpoint)
-    targets = list(llama.targets(settings))
-    dtype = str(reader.dtype(targets[0].source)).removeprefix("torch.")
-    content = llama.config(settings, eod_id=eod_id, dtype=dtype)
-    with atomic_write(directory / "config.json") as stream:
-        json.dump(content, stream, indent=2, sort_keys=True)
-    for path in write_weights(reader, targets, directory, lambda line: print(line, flush=True)):
-        with open(path, "rb") as stream:
-            os.fsync(stream.fileno())
-    return dtype
+    return pieces(rule, whole)

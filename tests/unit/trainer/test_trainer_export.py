@@ -144,7 +144,7 @@ def test_rope_scaling_matters_here(tmp_path: Path, tokenizer: Path) -> None:
     exported.export()
     path = exported.directory / "config.json"
     config = json.loads(path.read_text())
-    config["rope_parameters"] = {"rope_theta": 500000.0, "rope_type": "default"}
+    config["rope_scaling"] = None
     path.write_text(json.dumps(config))
     own, theirs = exported.logits(exported.load())
     assert relative_error(theirs, own) > 1e-4
@@ -215,7 +215,9 @@ def test_another_tokenizer_is_refused(tmp_path: Path, tokenizer: Path) -> None:
         exported.export()
 
 
-def test_an_architecture_that_llama_has_not_is_refused(tmp_path: Path, tokenizer: Path) -> None:
-    exported = Exported(tmp_path, tokenizer, add_qkv_bias=True)
-    with pytest.raises(UserError, match=r"add_qkv_bias = True: LlamaForCausalLM has no such"):
+def test_an_architecture_that_nobody_published_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    exported = Exported(tmp_path, tokenizer, add_bias_linear=True)
+    with pytest.raises(
+        UserError, match=r"add_bias_linear = True: .* has it otherwise. Fix: .*false"
+    ):
         exported.export()
