@@ -122,6 +122,44 @@ def swiglu(x: Tensor) -> Tensor:
     return y
 
 
+@torch.compile(dynamic=True)
+def _scaled_swiglu(x: Tensor, scale: Tensor) -> Tensor:
+    gate, up = x.chunk(2, -1)
+    return (F.silu(gate) * up * scale.unsqueeze(-1)).to(x.dtype)
+
+
+@torch.compile(dynamic=True)
+def _scaled_swiglu_backward(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    gate, up = x.chunk(2, -1)
+    gate, up, grad, wide = gate.float(), up.float(), grad.float(), scale.float().unsqueeze(-1)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    dgate = grad * wide * up * (sigmoid + silu * (1 - sigmoid))
+    dscale = (grad * silu * up).sum(-1)
+    return torch.cat((dgate, grad * wide * silu), -1).to(x.dtype), dscale.to(scale.dtype)
+
+
+class _ScaledSwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        return _scaled_swiglu(x, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return _scaled_swiglu_backward(grads[0], *ctx.saved_tensors)
+
+
+def scaled_swiglu(x: Tensor, scale: Tensor) -> Tensor:
+    """`silu(gate) * up * scale` of as many rows as there happen to be.
+
+    Args:
+        x: (rows, 2·ffn), gate and up side by side. scale: (rows,), which may be of a wider type.
+    """
+    y: Tensor = _ScaledSwiGLU.apply(x, scale)  # type: ignore[no-untyped-call]
+    return y
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((-second, first), -1) * sin

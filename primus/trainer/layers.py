@@ -13,18 +13,31 @@ from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.multi_token_prediction import (
+    MultiTokenPredictionBlockSubmodules,
+    MultiTokenPredictionLayer,
+    MultiTokenPredictionLayerSubmodules,
+    get_mtp_num_layers_to_build,
+)
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 from torch import Tensor, nn
 
 from primus.trainer.attention import SdpaSelfAttention
-from primus.trainer.kernels import rms_norm, swiglu
+from primus.trainer.experts import expert_layer_spec
+from primus.trainer.kernels import rms_norm
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear
+from primus.trainer.mla import LatentSelfAttention, RotaryTable
+from primus.trainer.mlp import SwiGLUMLP
 
 
 class RMSNorm(nn.Module):
@@ -41,55 +54,77 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-class SwiGLUMLP(MLP):
-    """Gated feed-forward layer with one compiled activation."""
-
-    def forward(
-        self, hidden_states: Tensor, per_token_scale: Tensor | None = None, **_: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """(s, b, hidden) → (s, b, hidden) and the output's bias, if it is added later."""
-        wide, bias = self.linear_fc1(hidden_states)
-        if bias is not None:
-            wide = wide + bias
-        return self.linear_fc2(swiglu(wide))  # type: ignore[no-any-return]
-
-
-def layer_spec(config: TransformerConfig) -> ModuleSpec:
-    """One dense transformer layer."""
+def _attention_spec(config: Any) -> ModuleSpec:
+    params: dict[str, Any] = {"attn_mask_type": AttnMaskType.causal}
+    if config.multi_latent_attention:
+        params["rotary"] = RotaryTable()
+        return ModuleSpec(module=LatentSelfAttention, params=params)
     return ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
-            self_attention=ModuleSpec(
-                module=SdpaSelfAttention,
-                params={"attn_mask_type": AttnMaskType.causal},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=IdentityOp,
-                    linear_proj=RowParallelLinear,
-                    q_layernorm=IdentityOp,
-                    k_layernorm=IdentityOp,
-                ),
-            ),
-            self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(
-                module=SwiGLUMLP if config.gated_linear_unit else MLP,
-                submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear
-                ),
-            ),
-            mlp_bda=get_bias_dropout_add,
-            # The names that transformer-engine's fused layers give, so that checkpoints fit both.
-            sharded_state_dict_keys_map={
-                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-            },
+        module=SdpaSelfAttention,
+        params=params,
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear,
+            core_attention=IdentityOp,
+            linear_proj=RowParallelLinear,
+            q_layernorm=IdentityOp,
+            k_layernorm=IdentityOp,
         ),
     )
 
 
-def block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    """The layers of this rank's pipeline stage and the final norm."""
+def layer_spec(config: Any, attention: ModuleSpec, *, experts: bool) -> ModuleSpec:
+    """One transformer layer with that attention, dense or with experts."""
+    dense = ModuleSpec(
+        module=SwiGLUMLP if config.gated_linear_unit else MLP,
+        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+    )
+    # The names that transformer-engine gives where it fuses a norm with the layer after it, so
+    # that checkpoints fit both.
+    names = {}
+    if not config.multi_latent_attention:
+        names["input_layernorm."] = "self_attention.linear_qkv.layer_norm_"
+    if not experts:
+        names["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=expert_layer_spec(config) if experts else dense,
+            mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map=names,
+        ),
+    )
+
+
+def block_spec(config: Any, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The layers of this rank's pipeline stage and the final norm; equal layers are one object."""
+    attention = _attention_spec(config)
+    kinds = {
+        kind: layer_spec(config, attention, experts=kind) for kind in set(config.expert_layers)
+    }
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage)
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer_spec(config)] * count, layer_norm=RMSNorm)
+    own = config.expert_layers[first : first + count]
+    return TransformerBlockSubmodules(layer_specs=[kinds[kind] for kind in own], layer_norm=RMSNorm)
+
+
+def mtp_spec(config: Any, vp_stage: int | None) -> MultiTokenPredictionBlockSubmodules | None:
+    """The layers that predict further tokens, of the last layer's kind; None where none are."""
+    count = get_mtp_num_layers_to_build(config, vp_stage=vp_stage)
+    if count == 0:
+        return None
+    inner = layer_spec(config, _attention_spec(config), experts=config.expert_layers[-1])
+    layer = ModuleSpec(
+        module=MultiTokenPredictionLayer,
+        submodules=MultiTokenPredictionLayerSubmodules(
+            enorm=RMSNorm,
+            hnorm=RMSNorm,
+            eh_proj=ColumnParallelLinear,
+            transformer_layer=inner,
+            layer_norm=RMSNorm,
+        ),
+    )
+    return MultiTokenPredictionBlockSubmodules(layer_specs=[layer] * count)

@@ -6,6 +6,7 @@ Weight gradients are added into Megatron's `main_grad` by the GEMM itself where 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -83,6 +84,73 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor
         x.reshape(-1, x.shape[-1]), weight, bias, gemm
     )
     return y.view(*x.shape[:-1], weight.shape[0])
+
+
+class _GroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, gemm: Gemm, counts: Sequence[int], *weights: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(rows, *weights)
+        ctx.gemm, ctx.counts = gemm, counts
+        ctx.main_grads = [getattr(weight, "main_grad", None) for weight in weights]
+        return _per_group(rows, weights, counts, lambda part, weight: gemm.mm(part, weight.t()))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, *weights = ctx.saved_tensors
+        gemm: Gemm = ctx.gemm
+        drows = None
+        if ctx.needs_input_grad[0]:
+            drows = _per_group(grads[0], weights, ctx.counts, gemm.mm)
+        parts = zip(
+            weights,
+            ctx.main_grads,
+            grads[0].split(ctx.counts),
+            rows.split(ctx.counts),
+            strict=True,
+        )
+        return drows, None, None, *(_weight_grad(gemm, *part) for part in parts)
+
+
+def _per_group(
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    counts: Sequence[int],
+    multiply: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    parts = zip(rows.split(counts), weights, strict=True)
+    # No GEMM library is asked for a product without rows.
+    return torch.cat([multiply(part, weight) for part, weight in parts if part.shape[0]])
+
+
+def _weight_grad(
+    gemm: Gemm, weight: Tensor, main_grad: Tensor | None, grad: Tensor, rows: Tensor
+) -> Tensor:
+    if main_grad is None:
+        return gemm.mm(grad.t(), rows) if rows.shape[0] else torch.zeros_like(weight)
+    if rows.shape[0]:
+        gemm.mm_accumulate(grad.t(), rows, main_grad)
+    # As in `_Linear`: the hook must fire, and leaves this tensor alone.
+    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+    return torch.empty_like(weight)
+
+
+def grouped_linear(
+    rows: Tensor, weights: Sequence[Tensor], counts: Sequence[int], gemm: Gemm
+) -> Tensor:
+    """`part @ weight.T` for each weight and its part of the rows, in one autograd node.
+
+    Args:
+        rows: (tokens, in), the parts one after the other. weights: (out, in) each.
+        counts: rows of each part, some of which may be 0.
+    """
+    if not rows.shape[0]:
+        return rows.new_zeros(0, weights[0].shape[0]) + 0 * sum(w.sum() for w in weights)
+    y: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
+        rows, gemm, counts, *weights
+    )
+    return y
 
 
 class ColumnParallelLinear(tensor_parallel.ColumnParallelLinear):

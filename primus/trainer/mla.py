@@ -8,6 +8,7 @@ reduces the gradient of the rotary keys; here they are replicated, and it is red
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -67,43 +68,45 @@ class NormColumnParallelLinear(ColumnParallelLinear):
         return super().forward(normed, *args, **kwargs)  # type: ignore[no-any-return]
 
 
+@dataclass
 class RotaryTable:
-    """Cosines and sines of one model chunk, made once and shared by its layers."""
+    """Cosines and sines of one model chunk, made at first use and shared by its layers."""
 
-    def __init__(self, config: Any, cp_group: Any) -> None:
-        common = {
-            "rotary_base": config.rotary_base,
-            "use_cpu_initialization": config.use_cpu_initialization,
-            "cp_group": cp_group,
-        }
-        self._angles: Any
-        if config.rope_type == "yarn":
-            self._angles = YarnRotaryEmbedding(
-                config.qk_pos_emb_head_dim,
-                scaling_factor=config.rotary_scaling_factor,
-                original_max_position_embeddings=config.original_max_position_embeddings,
-                beta_fast=config.beta_fast,
-                beta_slow=config.beta_slow,
-                mscale=config.mscale,
-                mscale_all_dim=config.mscale_all_dim,
-                **common,
-            )
-        else:
-            self._angles = RotaryEmbedding(config.qk_pos_emb_head_dim, rotary_percent=1.0, **common)
-        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+    made: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)
 
-    def __call__(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (s, head / 2) float32 of this rank's positions.
+    def __call__(self, config: Any, length: int, cp_group: Any) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (s, rotary head / 2) float32 of this rank's positions.
 
         Args:
             length: of the sequence over all context-parallel ranks.
         """
-        if length not in self._made:
-            made = self._angles(length)
-            angles, factor = made if isinstance(made, tuple) else (made, 1.0)
+        if length not in self.made:
+            angles, factor = _angles(config, length, cp_group)
             half = angles[:, 0, 0, : angles.shape[-1] // 2].float()
-            self._made = {length: (half.cos() * factor, half.sin() * factor)}
-        return self._made[length]
+            self.made = {length: (half.cos() * factor, half.sin() * factor)}
+        return self.made[length]
+
+
+def _angles(config: Any, length: int, cp_group: Any) -> tuple[Tensor, float]:
+    common = {
+        "rotary_base": config.rotary_base,
+        "use_cpu_initialization": config.use_cpu_initialization,
+        "cp_group": cp_group,
+    }
+    if config.rope_type == "rope":
+        plain = RotaryEmbedding(config.qk_pos_emb_head_dim, rotary_percent=1.0, **common)
+        return plain(length), 1.0
+    yarn = YarnRotaryEmbedding(
+        config.qk_pos_emb_head_dim,
+        scaling_factor=config.rotary_scaling_factor,
+        original_max_position_embeddings=config.original_max_position_embeddings,
+        beta_fast=config.beta_fast,
+        beta_slow=config.beta_slow,
+        mscale=config.mscale,
+        mscale_all_dim=config.mscale_all_dim,
+        **common,
+    )
+    return yarn(length)  # type: ignore[no-any-return]
 
 
 class LatentSelfAttention(MegatronModule):
@@ -120,7 +123,7 @@ class LatentSelfAttention(MegatronModule):
     ) -> None:
         super().__init__(config=config)
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups()
-        self.tp_group = groups.tp
+        self.tp_group, self.cp_group = groups.tp, groups.cp
         self.layer_number, self.rotary = layer_number, rotary
         heads, hidden = config.num_attention_heads, config.hidden_size
         self.heads = heads // groups.tp.size()
@@ -172,7 +175,7 @@ class LatentSelfAttention(MegatronModule):
         )
         keys_values, _ = self.linear_kv_up_proj(latent)
         s, b, _ = queries.shape
-        cos, sin = self.rotary(s * config.context_parallel_size)
+        cos, sin = self.rotary(config, s * self.cp_group.size(), self.cp_group)
         query, key, value = latent_heads(
             queries.view(s, b, self.heads, -1),
             keys_values.view(s, b, self.heads, -1),

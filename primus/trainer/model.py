@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.moe.moe_layer import MoESubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch import Tensor
 from torch.nn import functional as F
 
 from primus.config.frozen import StageSettings
+from primus.config.layer_pattern import expert_layers
 from primus.errors import UnavailableError
 from primus.trainer.kernels import cross_entropy
-from primus.trainer.layers import block_spec
+from primus.trainer.layers import block_spec, mtp_spec
 from primus.trainer.linear import ColumnParallelLinear, Gemm, TorchGemm
+from primus.trainer.routing import Router
 
 
 @dataclass
-class ModelConfig(TransformerConfig):
-    """Upstream's configuration plus the object that multiplies matrices in the local spec."""
+class ModelConfig(MLATransformerConfig):
+    """Upstream's configuration of all models, with or without latent attention, and ours.
+
+    Attributes:
+        gemm: what multiplies matrices in the local spec.
+        expert_layers: which layers of the whole model hold experts.
+        moe_router_group_score: what ranks a group of experts, "max" or "top2_sum".
+        balanced_routing: send tokens to the experts in turn, whatever the scores, so that every
+            shape is known beforehand; for watching GEMMs, also of fake tensors.
+    """
 
     gemm: Gemm = field(default_factory=TorchGemm)
+    expert_layers: tuple[bool, ...] = ()
+    moe_router_group_score: str = "top2_sum"
+    balanced_routing: bool = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelConfig:
+        # Upstream copies a configuration to change a number in it; what multiplies stays one.
+        return copy(self)
 
 
 class LocalGPTModel(GPTModel):
@@ -36,6 +55,22 @@ class LocalGPTModel(GPTModel):
         if self.post_process:
             # GPTModel names the class of its output layer itself; the state stays the same.
             self.output_layer.__class__ = ColumnParallelLinear
+
+    def _postprocess(self, hidden_states: Tensor, labels: Tensor | None, **rest: Any) -> Tensor:
+        # Upstream predicts further tokens also where only the next one is asked for.
+        if not self.mtp_process or (self.training and labels is not None):
+            return super()._postprocess(  # type: ignore[no-any-return]
+                hidden_states=hidden_states, labels=labels, **rest
+            )
+        tied = self.share_embeddings_and_output_weights
+        logits, _ = self.output_layer(
+            hidden_states,
+            weight=self.shared_embedding_or_output_weight() if tied else None,
+            runtime_gather_output=rest.get("runtime_gather_output"),
+        )
+        if labels is None:
+            return logits.transpose(0, 1).contiguous()  # type: ignore[no-any-return]
+        return self.compute_language_model_loss(labels, logits)
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Cross entropy (b, s) in float32 from logits (s, b, vocabulary of this rank)."""
@@ -85,6 +120,8 @@ def model_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConf
     dtype = params_dtype(settings)
     virtual = settings.virtual_pipeline_model_parallel_size
     return ModelConfig(
+        **_latent_attention(settings),
+        **_experts(settings),
         gemm=gemm or TorchGemm(),
         num_layers=settings.num_layers,
         hidden_size=settings.hidden_size,
@@ -113,6 +150,8 @@ def model_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConf
         pipeline_model_parallel_size=settings.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual,
         context_parallel_size=settings.context_parallel_size,
+        expert_model_parallel_size=settings.expert_model_parallel_size,
+        expert_tensor_parallel_size=settings.expert_tensor_parallel_size,
         sequence_parallel=settings.sequence_parallel,
         # With the interleaved schedule upstream's default exchange is silently wrong on gloo.
         overlap_p2p_comm=virtual is not None,
@@ -120,7 +159,67 @@ def model_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConf
         recompute_granularity=settings.recompute_granularity,
         recompute_method=settings.recompute_method,
         recompute_num_layers=settings.recompute_num_layers,
+        recompute_modules=list(settings.recompute_modules),
+        num_layers_in_first_pipeline_stage=settings.decoder_first_pipeline_num_layers,
+        num_layers_in_last_pipeline_stage=settings.decoder_last_pipeline_num_layers,
+        mtp_num_layers=settings.mtp_num_layers,
+        mtp_loss_scaling_factor=settings.mtp_loss_scaling_factor,
     )
+
+
+def _latent_attention(settings: StageSettings) -> dict[str, Any]:
+    names = (
+        "multi_latent_attention",
+        "q_lora_rank",
+        "kv_lora_rank",
+        "qk_head_dim",
+        "qk_pos_emb_head_dim",
+        "v_head_dim",
+        "qk_layernorm",
+        "rope_type",
+        "rotary_base",
+        "rotary_scaling_factor",
+        "original_max_position_embeddings",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+    )
+    values = {name: getattr(settings, name) for name in names}
+    return values if settings.multi_latent_attention else {"multi_latent_attention": False}
+
+
+def _experts(settings: StageSettings) -> dict[str, Any]:
+    layers = expert_layers(settings)
+    if not any(layers):
+        return {"expert_layers": layers}
+    names = (
+        "moe_ffn_hidden_size",
+        "moe_shared_expert_intermediate_size",
+        "moe_router_topk",
+        "moe_router_num_groups",
+        "moe_router_group_topk",
+        "moe_router_group_score",
+        "moe_router_score_function",
+        "moe_router_pre_softmax",
+        "moe_router_topk_scaling_factor",
+        "moe_router_enable_expert_bias",
+        "moe_router_bias_update_rate",
+        "moe_router_load_balancing_type",
+        "moe_aux_loss_coeff",
+        "moe_z_loss_coeff",
+        "moe_router_dtype",
+        "moe_router_force_load_balancing",
+        "moe_token_dispatcher_type",
+    )
+    values = {name: getattr(settings, name) for name in names}
+    return values | {
+        "num_moe_experts": settings.num_experts,
+        "expert_layers": layers,
+        # A list gives each layer a place of its own in checkpoints.
+        "moe_layer_freq": 1 if all(layers) else [int(layer) for layer in layers],
+        "moe_grouped_gemm": settings.moe_grouped_gemm and use_transformer_engine(settings),
+    }
 
 
 def build_model(
@@ -140,17 +239,17 @@ def build_model(
         thin: takes layers out of the local specification, for a trace.
     """
     if use_transformer_engine(settings):
-        from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
-
-        spec = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        spec, mtp = _transformer_engine_specs(config, vp_stage)
         model_class = GPTModel
     else:
         spec = block_spec(config, vp_stage)
         spec = thin(spec) if thin else spec
+        mtp = mtp_spec(config, vp_stage)
         model_class = LocalGPTModel
     return model_class(
         config=config,
         transformer_layer_spec=spec,
+        mtp_block_spec=mtp,
         vocab_size=padded_vocab_size(settings),
         max_sequence_length=settings.max_position_embeddings,
         pre_process=pre_process,
@@ -163,3 +262,20 @@ def build_model(
         rope_scaling_factor=settings.rope_scaling_factor,
         vp_stage=vp_stage,
     )
+
+
+def _transformer_engine_specs(config: ModelConfig, vp_stage: int | None) -> tuple[Any, Any]:
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_decoder_block_spec,
+        get_gpt_decoder_layer_specs,
+        get_gpt_mtp_block_spec,
+    )
+
+    layers = get_gpt_decoder_layer_specs(config, use_transformer_engine=True)
+    block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+    mtp = get_gpt_mtp_block_spec(config, layers[-1], use_transformer_engine=True, vp_stage=vp_stage)
+    inner = [layer.submodules.transformer_layer for layer in mtp.layer_specs] if mtp else []
+    for layer in (*block.layer_specs, *inner):
+        if isinstance(layer.submodules.mlp.submodules, MoESubmodules):
+            layer.submodules.mlp.submodules.router = Router
+    return block, mtp

@@ -1,0 +1,128 @@
+"""Layers of experts in the local spec (GShard, arXiv:2006.16668; DeepSeekMoE, arXiv:2401.06066).
+
+Routing, losses and dispatch between ranks are upstream's; what is multiplied goes through our
+GEMMs. Parameters and checkpoints are those of upstream's `SequentialMLP`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
+from megatron.core.transformer.spec_utils import ModuleSpec
+from torch import Tensor
+
+from primus.trainer.kernels import scaled_swiglu
+from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear, grouped_linear
+from primus.trainer.mlp import SwiGLUMLP
+from primus.trainer.routing import Router
+
+
+class Experts(SequentialMLP):
+    """This rank's experts, one GEMM each and one activation for all of them."""
+
+    def forward(
+        self,
+        permuted_local_hidden_states: Tensor,
+        tokens_per_expert: Any,
+        permuted_probs: Tensor,
+    ) -> tuple[Tensor, None]:
+        """(tokens, hidden) → (tokens, hidden), each row scaled by its weight.
+
+        Args:
+            permuted_local_hidden_states: rows sorted by expert.
+            tokens_per_expert: rows of each expert, a tensor or array on the CPU.
+            permuted_probs: (tokens,).
+        """
+        counts = tokens_per_expert.tolist()
+        first = [expert.linear_fc1.weight for expert in self.local_experts]
+        second = [expert.linear_fc2.weight for expert in self.local_experts]
+        gemm = self.config.gemm
+        wide = grouped_linear(permuted_local_hidden_states, first, counts, gemm)
+        inner = scaled_swiglu(wide, permuted_probs)
+        return grouped_linear(inner, second, counts, gemm), None
+
+
+class SharedExperts(SharedExpertMLP, SwiGLUMLP):
+    """The experts that see every token, with one compiled activation."""
+
+
+class BalancedDispatcher(MoEAlltoAllTokenDispatcher):
+    """Dispatch of `balanced_routing`: every count is known without looking at a tensor."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        ranks = self.tp_size * self.ep_size
+        chunks = np.arange(ranks * self.num_local_experts)
+        # Upstream's two tensors, whose values fake tensors do not have.
+        self.sort_input_by_local_experts = chunks.reshape(ranks, -1).T.ravel()
+        self.restore_output_by_local_experts = chunks.reshape(-1, ranks).T.ravel()
+
+    def preprocess(self, routing_map: Tensor) -> Any:
+        """Counts per expert and rank, as numpy arrays in the places of upstream's tensors."""
+        slots, experts = routing_map.shape[0] * self.config.moe_router_topk, self.num_experts
+        per_expert = slots // experts + (np.arange(experts) < slots % experts)
+        self.num_out_tokens = slots
+        local = per_expert.reshape(self.ep_size, -1)
+        own = local[self.ep_group.rank()]
+        if self.ep_size > 1 or self.tp_size > 1:
+            self.input_splits = local.sum(1)
+            self.output_splits = np.full(self.ep_size, own.sum())
+            self.output_splits_tp = np.full(self.tp_size, own.sum() * self.ep_size)
+        ranks = self.tp_size * self.ep_size
+        self.num_global_tokens_per_local_expert = np.tile(own, (ranks, 1))
+        return own * ranks
+
+    def dispatch_preprocess(
+        self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sort this rank's tokens by expert."""
+        self.hidden_shape, self.probs, self.routing_map = hidden_states.shape, probs, routing_map
+        rows = hidden_states.view(-1, self.hidden_shape[-1])
+        self.hidden_shape_before_permute = rows.shape
+        self.tokens_per_expert = self.preprocess(routing_map)
+        slots = torch.arange(self.num_out_tokens, device=rows.device)
+        by_expert = [slots[expert :: self.num_experts] for expert in range(self.num_experts)]
+        order = torch.cat(by_expert)
+        tokens = order // self.config.moe_router_topk
+        self.reversed_local_input_permutation_mapping = tokens
+        weights = probs[tokens, order % self.num_experts]
+        return rows.index_select(0, tokens), weights
+
+
+class ExpertLayer(MoELayer):
+    """Upstream's layer, with the dispatcher that balanced routing needs."""
+
+    def __init__(self, config: Any, submodules: MoESubmodules, **kwargs: Any) -> None:
+        groups = kwargs.pop("pg_collection", None) or get_default_pg_collection()
+        super().__init__(config, submodules, pg_collection=groups, **kwargs)
+        if config.balanced_routing:
+            self.token_dispatcher = BalancedDispatcher(
+                self.num_local_experts,
+                self.local_expert_indices,
+                config=config,
+                pg_collection=groups,
+            )
+
+
+def expert_layer_spec(config: Any) -> ModuleSpec:
+    """The experts of one layer and what decides between them."""
+    linears = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    gated = config.gated_linear_unit
+    return ModuleSpec(
+        module=ExpertLayer,
+        submodules=MoESubmodules(
+            router=Router,
+            experts=ModuleSpec(module=Experts if gated else SequentialMLP, submodules=linears),
+            shared_experts=ModuleSpec(
+                module=SharedExperts if gated else SharedExpertMLP, submodules=linears
+            ),
+        ),
+    )
