@@ -67,7 +67,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         tree = ast.parse(self.get_data(path), path)
         return compile(_Rewriter().visit(tree), path, "exec")
 
-    def exec_module(self, module: types.ModuleType) -> None:
+    def exec_module(self, module: Any) -> None:
         super().exec_module(module)
         if module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
             # Upstream's leaves a tensor of the CPU a tensor, which collectives refuse as sizes.
