@@ -12,7 +12,7 @@ from primus.config.yaml_file import KeyPath, parse_yaml, scalar
 
 _VARIABLE = re.compile(r"\$\{([^}:]*)(?::([^}]*))?\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY", re.IGNORECASE)
+_SECRET = re.compile(r"TOKEN(?!I[SZ])|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY", re.IGNORECASE)
 
 # Called with the path of the key, why it is wrong, and the fix.
 Complain = Callable[[KeyPath, str, str], None]
@@ -20,7 +20,7 @@ Complain = Callable[[KeyPath, str, str], None]
 
 def is_secret_name(name: str) -> bool:
     """Whether an environment variable of this name is likely to hold a secret."""
-    return bool(_SECRET.search(name)) and not name.upper().startswith("TOKENIZER")
+    return bool(_SECRET.search(name))
 
 
 def substitute(values: Mapping[str, Any], complain: Complain) -> dict[str, Any]:

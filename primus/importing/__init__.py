@@ -1,0 +1,1 @@
+"""Experiment files of AMD's Primus, read into this project's. Imports no torch."""
