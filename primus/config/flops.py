@@ -14,6 +14,9 @@ from primus.config.weights import (
     vocabulary_table,
 )
 
+# One multiplication and one addition, forward and twice backward.
+_PER_WEIGHT = 6
+
 
 def flops_per_token(s: Any) -> float:
     """FLOPs of forward and backward for one token, without recomputation.
@@ -24,32 +27,41 @@ def flops_per_token(s: Any) -> float:
     its own weights, its scores and the output layer once more. Norms, activations and the
     embedding look-up are not counted. PaLM, appendix B, with the causal half of the scores.
     """
-    return float(6 * (_multiplied(s) + _scores(s)))
+    layers = sum(layer_flops(s, with_experts) for with_experts in expert_layers(s))
+    ahead = (s.mtp_num_layers or 0) * prediction_flops(s)
+    return layers + ahead + output_flops(s)
 
 
-def _multiplied(s: Any) -> float:
-    """Elements of the matrices that one token is multiplied with."""
-    predictions = s.mtp_num_layers or 0
-    total = float((1 + predictions) * vocabulary_table(s, "output", padded=False).size)
-    for with_experts in expert_layers(s):
-        total += _matrices(s, layer_weights(s, with_experts))
-    return total + predictions * _matrices(s, prediction_weights(s))
+def layer_flops(s: Any, with_experts: bool) -> float:
+    """FLOPs of one layer for one token, forward and backward."""
+    return _PER_WEIGHT * (_matrices(s, layer_weights(s, with_experts)) + _scores(s))
+
+
+def prediction_flops(s: Any) -> float:
+    """FLOPs of one layer of multi-token prediction, its pass through the output layer included."""
+    own = _PER_WEIGHT * (_matrices(s, prediction_weights(s)) + _scores(s))
+    return own + output_flops(s)
+
+
+def output_flops(s: Any) -> float:
+    """FLOPs of the output layer for one token, forward and backward."""
+    return float(_PER_WEIGHT * vocabulary_table(s, "output", padded=False).size)
 
 
 def _matrices(s: Any, weights: Iterator[Weight]) -> float:
+    """Elements of the matrices that one token is multiplied with."""
     sizes = (
-        weight.size * (s.moe_router_topk / s.num_experts if weight.split == "expert" else 1)
+        weight.size / s.num_experts * s.moe_router_topk if weight.split == "expert" else weight.size
         for weight in weights
         if weight.kind == "matrix"
     )
-    return sum(sizes)
+    return float(sum(sizes))
 
 
 def _scores(s: Any) -> float:
-    """Half the products of scores in all layers: the other half is masked."""
+    """Products of one layer's scores for one token: half of them, the rest is masked."""
     if s.multi_latent_attention:
         widths = s.qk_head_dim + s.qk_pos_emb_head_dim + s.v_head_dim
     else:
         widths = 2 * head_size(s)
-    layers = s.num_layers + (s.mtp_num_layers or 0)
-    return float(layers * s.num_attention_heads * widths * s.seq_length / 2)
+    return float(s.num_attention_heads * widths * s.seq_length / 2)

@@ -1,29 +1,46 @@
-"""Memory of one rank: weights, gradients and optimizer."""
+"""Memory of one rank by part: weights, gradients, optimizer, activations, reserve."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from primus.config.activations import activations
 from primus.config.layout import Layout, layout
 from primus.config.parameters import RankParameters, rank_parameters
 
 GIB = 1 << 30
+# Bytes that a process takes besides its tensors: the device's context and the buffers of the
+# collectives, on a CPU the libraries; and a share of the rest for gaps between tensors.
+RESERVE = {"cpu": GIB // 2, "cuda": 2 * GIB, "rocm": 2 * GIB}
+GAPS = 0.05
 
 
 @dataclass(frozen=True)
-class State:
-    """Bytes that a rank keeps from one iteration to the next."""
+class Memory:
+    """Bytes on one rank of a pipeline stage.
+
+    Attributes:
+        reserve: an assumption, not a count: `RESERVE` and `GAPS` of the other parts.
+    """
 
     weights: float
     gradients: float
     optimizer: float
+    activations: float
+    reserve: float
 
     @property
     def total(self) -> float:
-        """Their sum."""
-        return self.weights + self.gradients + self.optimizer
+        """Sum of the parts."""
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+    @property
+    def gib(self) -> dict[str, float]:
+        """The parts and their sum in GiB."""
+        parts = {field.name: getattr(self, field.name) / GIB for field in fields(self)}
+        return {**parts, "total": self.total / GIB}
 
 
 def this_machine_gib() -> float:
@@ -32,7 +49,7 @@ def this_machine_gib() -> float:
 
 
 def weight_bytes(s: Any) -> int:
-    """Bytes of one weight, and of one activation."""
+    """Bytes of one weight."""
     return 2 if s.bf16 or s.fp16 else 4
 
 
@@ -41,8 +58,8 @@ def optimizer_bytes(s: Any) -> int:
     return 12 if s.bf16 or s.fp16 else 8
 
 
-def states(s: Any) -> tuple[State, ...]:
-    """What one rank of each pipeline stage keeps.
+def stages(s: Any) -> tuple[Memory, ...]:
+    """Memory of one rank of each pipeline stage.
 
     Gradients are float32 always. With `use_distributed_optimizer` the optimizer's part is shared
     by the ranks that hold the same weights: data- and context-parallel ranks, or for the routed
@@ -52,24 +69,24 @@ def states(s: Any) -> tuple[State, ...]:
         ValueError: the layers do not divide among the stages.
     """
     share = layout(s)
-    return tuple(_state(s, share, rank) for rank in rank_parameters(s))
-
-
-def _state(s: Any, share: Layout, rank: RankParameters) -> State:
-    own: float = rank.total
-    if s.use_distributed_optimizer:
-        own = rank.dense / (share.data * share.context) + rank.expert / share.expert_data
-    return State(
-        weights=rank.total * weight_bytes(s),
-        gradients=rank.total * 4,
-        optimizer=own * optimizer_bytes(s),
+    return tuple(
+        _of_stage(s, share, rank, work.total)
+        for rank, work in zip(rank_parameters(s), activations(s), strict=True)
     )
 
 
-def least_gib_per_rank(s: Any) -> float:
-    """GiB of weights, gradients and optimizer on the fullest stage, without any activation.
+def fullest(s: Any) -> Memory:
+    """Memory of one rank of the stage that takes most.
 
     Raises:
         ValueError: the layers do not divide among the stages.
     """
-    return max(state.total for state in states(s)) / GIB
+    return max(stages(s), key=lambda stage: stage.total)
+
+
+def _of_stage(s: Any, share: Layout, rank: RankParameters, work: float) -> Memory:
+    own: float = rank.total
+    if s.use_distributed_optimizer:
+        own = rank.dense / (share.data * share.context) + rank.expert / share.expert_data
+    parts = (rank.total * weight_bytes(s), rank.total * 4, own * optimizer_bytes(s), work)
+    return Memory(*parts, reserve=RESERVE[s.platform] + GAPS * sum(parts))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from primus.config.layer_pattern import expert_layers
-from primus.config.layout import layers_of_stages, layout
+from primus.config.layout import Layout, layers_of_stages, layout
 from primus.config.weights import (
     Weight,
     final_norm,
@@ -46,20 +46,20 @@ def parameters(s: Any) -> Parameters:
         ValueError: `moe_layer_freq` does not fit num_layers.
     """
     parts: Counter[str] = Counter()
-    for weight in model_weights(s):
+    for kind, count in Counter(expert_layers(s)).items():
+        for weight in layer_weights(s, kind):
+            parts[weight.part] += count * weight.size
+    for weight in _once(s):
         parts[weight.part] += weight.size
     ahead = (s.mtp_num_layers or 0) * sum(weight.size for weight in prediction_weights(s))
     idle = 0
-    if parts["experts"]:
+    if s.num_experts is not None:
         idle = parts["experts"] // s.num_experts * (s.num_experts - s.moe_router_topk)
     return Parameters(dict(parts), ahead, sum(parts.values()) - idle)
 
 
-def model_weights(s: Any) -> Iterator[Weight]:
-    """Every weight as published: no multi-token prediction, no padding."""
+def _once(s: Any) -> Iterator[Weight]:
     yield vocabulary_table(s, "embedding", padded=False)
-    for with_experts in expert_layers(s):
-        yield from layer_weights(s, with_experts)
     yield final_norm(s)
     if s.untie_embeddings_and_output_weights:
         yield vocabulary_table(s, "output", padded=False)
@@ -94,38 +94,41 @@ def rank_parameters(s: Any) -> tuple[RankParameters, ...]:
     Raises:
         ValueError: the layers do not divide among the stages.
     """
-    stages = layers_of_stages(s)
-    return tuple(_on_stage(s, number, held) for number, held in enumerate(stages))
+    pattern, share = expert_layers(s), layout(s)
+    layers = {kind: _on_rank(share, layer_weights(s, kind)) for kind in set(pattern)}
+    ahead = _on_rank(share, prediction_weights(s)) if s.mtp_num_layers else Counter()
+    found = []
+    for stage, held in enumerate(layers_of_stages(s)):
+        parts = _on_rank(share, _besides_layers(s, stage))
+        expert = 0
+        if ahead and stage == share.pipeline - 1:
+            parts["mtp"] = s.mtp_num_layers * sum(ahead.values())
+            expert = s.mtp_num_layers * ahead["experts"]
+        for kind, count in Counter(pattern[layer] for layer in held).items():
+            for part, size in layers[kind].items():
+                parts[part] += count * size
+        found.append(RankParameters(dict(parts), parts["experts"] + expert))
+    return tuple(found)
 
 
-def _on_stage(s: Any, stage: int, layers: tuple[int, ...]) -> RankParameters:
-    share = layout(s)
+def _on_rank(share: Layout, weights: Iterable[Weight]) -> Counter[str]:
+    """What one rank trains of these weights, by part."""
     divisors = {"tensor": share.tensor, "expert": share.expert * share.expert_tensor, "copied": 1}
     parts: Counter[str] = Counter()
-    expert = 0
-    for name, weight in _held(s, stage, layers):
-        if weight.kind == "buffer":
-            continue
-        size = weight.size // divisors[weight.split]
-        parts[name] += size
-        expert += size if weight.split == "expert" else 0
-    return RankParameters(dict(parts), expert)
+    for weight in weights:
+        if weight.kind != "buffer":
+            parts[weight.part] += weight.size // divisors[weight.split]
+    return parts
 
 
-def _held(s: Any, stage: int, layers: tuple[int, ...]) -> Iterator[tuple[str, Weight]]:
-    """What a stage holds; the last one copies tables that it shares with the first."""
+def _besides_layers(s: Any, stage: int) -> Iterator[Weight]:
+    """Tables and the final norm; the last stage copies the tables that it shares with the first."""
     first, last = stage == 0, stage == s.pipeline_model_parallel_size - 1
-    pattern, predicts = expert_layers(s), bool(s.mtp_num_layers)
+    predicts = bool(s.mtp_num_layers)
     if first or (last and predicts):
-        yield "embedding", vocabulary_table(s, "embedding", padded=True)
-    for layer in layers:
-        for weight in layer_weights(s, pattern[layer]):
-            yield weight.part, weight
+        yield vocabulary_table(s, "embedding", padded=True)
     if not last:
         return
-    yield "norms", final_norm(s)
+    yield final_norm(s)
     if s.untie_embeddings_and_output_weights or not (first or predicts):
-        yield "output", vocabulary_table(s, "output", padded=True)
-    for _ in range(s.mtp_num_layers or 0):
-        for weight in prediction_weights(s):
-            yield "mtp", weight
+        yield vocabulary_table(s, "output", padded=True)

@@ -85,9 +85,15 @@ WRONG = [
         "remove the line",
     ),
     (V2 | {"add_bias_linear": True}, "add_bias_linear", "experts have no biases", "write false"),
-    (V2 | TP2 | {"moe_ffn_hidden_size": 65}, "moe_ffn_hidden_size", "size 2", "write 66"),
     (
-        V2 | TP2 | {"moe_shared_expert_intermediate_size": 65},
+        V2 | TP2 | {"moe_ffn_hidden_size": 65, "moe_shared_expert_intermediate_size": 130},
+        "moe_ffn_hidden_size",
+        "is not a multiple of expert_tensor_parallel_size 2",
+        "write 66",
+    ),
+    (
+        V2 | TP2 | {"moe_ffn_hidden_size": 65, "moe_shared_expert_intermediate_size": 65}
+        | {"expert_tensor_parallel_size": 1},
         "moe_shared_expert_intermediate_size",
         "is not a multiple of tensor_model_parallel_size 2",
         "write 66",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -603,13 +604,17 @@ def test_a_model_that_cannot_fit(root: Root) -> None:
     root.edit("model: llama3_8B_tiny", "model: llama3_8B")
     root.edit("hardware: cpu", "hardware: h100")
     root.edit("global_batch_size: 16", "global_batch_size: 32")
-    found = lines(root, bf16=True, use_distributed_optimizer=False)
-    assert found == [
-        "configs/hardware/h100.yaml:6: device_memory_gib = 79.6: weights, gradients and optimizer "
-        "of 8.03e9 parameters take at least 134.6 GiB per rank at TP 1, PP 1, DP 8; a device of "
-        "h100 has 79.6. Fix: raise tensor_model_parallel_size, pipeline_model_parallel_size or "
-        "nodes"
-    ]
+    (found,) = lines(root, bf16=True, use_distributed_optimizer=False)
+    assert re.fullmatch(
+        re.escape(
+            "configs/hardware/h100.yaml:6: device_memory_gib = 79.6: 8.03e9 parameters at TP 1, "
+            "PP 1, DP 8 take # GiB per rank (weights 15.0, gradients 29.9, optimizer 89.7, "
+            "activations #, reserve #); a device of h100 has 79.6. Fix: write "
+            "use_distributed_optimizer: true (# GiB), or name other hardware"
+        ).replace(r"\#", r"\d+\.\d"),
+        found,
+    )
+    load("x", {"bf16": True, "use_distributed_optimizer": True}, root=root.path)
 
 
 def test_a_model_that_cannot_fit_into_this_machine(
@@ -617,14 +622,16 @@ def test_a_model_that_cannot_fit_into_this_machine(
 ) -> None:
     monkeypatch.setattr("primus.config.memory.this_machine_gib", lambda: 16.0)
     root.edit("model: llama3_8B_tiny", "model: llama3_8B")
-    assert lines(root) == [
-        "configs/x.yaml: device_memory_gib: weights, gradients and optimizer of 8.03e9 parameters "
-        "take at least 89.7 GiB per rank at TP 1, PP 1, DP 2; each rank on this machine has 8. "
-        "Fix: raise tensor_model_parallel_size, pipeline_model_parallel_size or nodes, name other "
-        "hardware, or write the memory of the nodes"
-    ]
+    (found,) = lines(root)
+    assert found.startswith(
+        "configs/x.yaml: device_memory_gib: 8.03e9 parameters at TP 1, PP 1, DP 2 take "
+    )
+    assert found.endswith(
+        "; each rank on this machine has 8. Fix: no layout fits; name other hardware, or write the "
+        "memory of the nodes"
+    )
     load("x", root=root.path, stages=("shapes",))
-    load("x", {"device_memory_gib": 96}, root=root.path)
+    load("x", {"device_memory_gib": 256}, root=root.path)
 
 
 def test_files_are_looked_for_only_by_the_stages_that_read_them(root: Root) -> None:

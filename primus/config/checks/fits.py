@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from primus.config import memory
 from primus.config.checks.fault import Context, Fault
+from primus.config.checks.partial import Partial
+from primus.config.checks.rules import LAYOUT, broken
 from primus.config.layout import layout
 from primus.config.parameters import parameters
+from primus.config.propose import propose
 
 
 def published(s: Any, _: Context) -> Iterator[Fault]:
@@ -20,19 +24,41 @@ def published(s: Any, _: Context) -> Iterator[Fault]:
 
 
 def device_memory(s: Any, context: Context) -> Iterator[Fault]:
-    """Refuse what cannot fit even without a single activation."""
+    """Weights, gradients, optimizer and activations of the fullest stage fit into a device."""
     here = s.device_memory_gib is None and s.platform == "cpu" and "train" in context.stages
     limit = memory.this_machine_gib() / s.nproc_per_node if here else s.device_memory_gib
     if limit is None:
         return
-    need = memory.least_gib_per_rank(s)
-    if need > limit:
-        place = "each rank on this machine" if here else f"a device of {s.hardware}"
-        yield Fault(
-            "device_memory_gib",
-            f"weights, gradients and optimizer of {parameters(s).total / 1e9:.2f}e9 parameters "
-            f"take at least {need:.1f} GiB per rank at TP {s.tensor_model_parallel_size}, PP "
-            f"{s.pipeline_model_parallel_size}, DP {layout(s).data}; {place} has {limit:.4g}",
-            "raise tensor_model_parallel_size, pipeline_model_parallel_size or nodes"
-            + (", name other hardware, or write the memory of the nodes" if here else ""),
+    need = memory.fullest(s).gib
+    if need["total"] <= limit:
+        return
+    place = "each rank on this machine" if here else f"a device of {s.hardware}"
+    parts = ", ".join(f"{name} {size:.1f}" for name, size in need.items() if name != "total")
+    why = (
+        f"{parameters(s).total / 1e9:.2f}e9 parameters at {layout(s)} take {need['total']:.1f} GiB "
+        f"per rank ({parts}); {place} has {limit:.4g}"
+    )
+    yield Fault("device_memory_gib", why, _fix(s, context, limit, here))
+
+
+def _fix(s: Any, context: Context, limit: float, here: bool) -> str:
+    """The nearest layout that fits, in words."""
+    other = "name other hardware"
+    if isinstance(s, Partial):
+        return (
+            f"raise tensor_model_parallel_size, pipeline_model_parallel_size or nodes, or {other}"
         )
+    if here:
+        other += ", or write the memory of the nodes"
+    change = propose(
+        s, limit, lambda tried: not broken(LAYOUT, tried, context), more_nodes=not here
+    )
+    if change is None:
+        return f"no layout fits; {other}"
+    words = ", ".join(f"{key}: {_shown(value)}" for key, value in change.items())
+    need = memory.fullest(s.model_copy(update=change)).gib["total"]
+    return f"write {words} ({need:.1f} GiB), or {other}"
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
