@@ -22,12 +22,19 @@ from primus.trainer import parallel
 from primus.trainer.layers import block_spec
 from primus.trainer.linear import Gemm
 from primus.trainer.loop import forward_backward
-from primus.trainer.model import build_model, model_config
+from primus.trainer.model import ModelConfig, build_model, model_config
 from primus.trainer.optimizer import build_optimizer, take_step
 from primus.trainer.thin import Thinned, Watcher, count_repeats, fit_recomputation, thin
 
 Around = Callable[[], AbstractContextManager[Any]]
 AroundTrace = Callable[[], AbstractContextManager[Watcher]]
+
+
+def _dry_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConfig:
+    config = model_config(settings, gemm)
+    # How many tokens an expert gets decides its shapes: as many as any other.
+    config.balanced_routing = True
+    return config
 
 
 def _tokens(
@@ -54,7 +61,7 @@ def train_steps(
 
     The process group must be initialised. Each forward and backward runs inside `around()`.
     """
-    config = model_config(settings, gemm)
+    config = _dry_config(settings, gemm)
     chunks = parallel.wrap(settings, config, parallel.build_chunks(settings, config))
     optimizer = build_optimizer(settings, chunks)
     config.grad_scale_func = optimizer.scale_loss
@@ -110,7 +117,7 @@ def _chunks(settings: StageSettings) -> Iterator[_Chunk]:
     virtual = settings.virtual_pipeline_model_parallel_size
     for number in range(virtual or 1):
         vp_stage = number if virtual else None
-        config = model_config(settings)
+        config = _dry_config(settings)
         yield _Chunk(
             vp_stage,
             parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -120,7 +127,7 @@ def _chunks(settings: StageSettings) -> Iterator[_Chunk]:
 
 
 def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: AroundTrace) -> None:
-    config = model_config(settings)
+    config = _dry_config(settings)
     config.perform_initialization = False
     fit_recomputation(config, chunk.layers)
     model: Any = build_model(

@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from megatron.core.tensor_parallel.mappings import (
+    gather_from_sequence_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
@@ -55,15 +59,11 @@ class SharedExperts(SharedExpertMLP, SwiGLUMLP):
 
 
 class BalancedDispatcher(MoEAlltoAllTokenDispatcher):
-    """Dispatch of `balanced_routing`: every count is known without looking at a tensor."""
+    """Dispatch of `balanced_routing`: every count is known without looking at a tensor.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        ranks = self.tp_size * self.ep_size
-        chunks = np.arange(ranks * self.num_local_experts)
-        # Upstream's two tensors, whose values fake tensors do not have.
-        self.sort_input_by_local_experts = chunks.reshape(ranks, -1).T.ravel()
-        self.restore_output_by_local_experts = chunks.reshape(-1, ranks).T.ravel()
+    Rows are reordered by one index each, where upstream cuts and joins one piece per expert and
+    rank: a trace of fake tensors costs what it calls.
+    """
 
     def preprocess(self, routing_map: Tensor) -> Any:
         """Counts per expert and rank, as numpy arrays in the places of upstream's tensors."""
@@ -77,7 +77,8 @@ class BalancedDispatcher(MoEAlltoAllTokenDispatcher):
             self.output_splits = np.full(self.ep_size, own.sum())
             self.output_splits_tp = np.full(self.tp_size, own.sum() * self.ep_size)
         ranks = self.tp_size * self.ep_size
-        self.num_global_tokens_per_local_expert = np.tile(own, (ranks, 1))
+        expert_of_row = np.tile(np.repeat(np.arange(len(own)), own), ranks)
+        self._by_expert = np.argsort(expert_of_row, kind="stable")
         return own * ranks
 
     def dispatch_preprocess(
@@ -88,13 +89,41 @@ class BalancedDispatcher(MoEAlltoAllTokenDispatcher):
         rows = hidden_states.view(-1, self.hidden_shape[-1])
         self.hidden_shape_before_permute = rows.shape
         self.tokens_per_expert = self.preprocess(routing_map)
-        slots = torch.arange(self.num_out_tokens, device=rows.device)
-        by_expert = [slots[expert :: self.num_experts] for expert in range(self.num_experts)]
-        order = torch.cat(by_expert)
-        tokens = order // self.config.moe_router_topk
+        slots = np.arange(self.num_out_tokens)
+        order = slots[np.argsort(slots % self.num_experts, kind="stable")]
+        tokens = _index(order // self.config.moe_router_topk, rows)
         self.reversed_local_input_permutation_mapping = tokens
-        weights = probs[tokens, order % self.num_experts]
+        weights = probs[tokens, _index(order % self.num_experts, rows)]
         return rows.index_select(0, tokens), weights
+
+    def dispatch_postprocess(
+        self, global_input_tokens: Tensor, global_probs: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
+        """Sort what all ranks sent by expert."""
+        rows, weights = global_input_tokens, global_probs
+        if self.tp_size > 1:
+            splits = self.output_splits_tp.tolist()
+            rows, weights = (
+                gather_from_sequence_parallel_region(
+                    part, group=self.tp_group, output_split_sizes=splits
+                )
+                for part in (rows, weights)
+            )
+        order = _index(self._by_expert, rows)
+        return rows.index_select(0, order), self.tokens_per_expert, weights.index_select(0, order)
+
+    def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
+        """Bring rows back into the order in which the ranks sent them."""
+        rows = hidden_states.index_select(0, _index(np.argsort(self._by_expert), hidden_states))
+        if self.tp_size > 1:
+            rows = reduce_scatter_to_sequence_parallel_region(
+                rows, group=self.tp_group, input_split_sizes=self.output_splits_tp.tolist()
+            )
+        return rows
+
+
+def _index(order: Any, like: Tensor) -> Tensor:
+    return torch.from_numpy(order).to(like.device)
 
 
 class ExpertLayer(MoELayer):
