@@ -81,18 +81,18 @@ def layer_tensors(s: Any, with_experts: bool) -> Mapping[str, float]:
     kept = {"input": hidden, "layernorm": 2 * hidden + 2 * 4 * own, "rest": hidden}
     heads = s.num_attention_heads
     if s.multi_latent_attention:
-        latent = 2 * (s.q_lora_rank or 0) + 2 * s.kv_lora_rank + s.qk_pos_emb_head_dim
-        kept["rest"] += own * latent * width
-        query = s.qk_head_dim + s.qk_pos_emb_head_dim
-        kept["mla_up_proj"] = tokens / tp * heads * (2 * query + s.v_head_dim) * width
-        value = heads * s.v_head_dim
+        kept["rest"] += own * 2 * ((s.q_lora_rank or 0) + s.kv_lora_rank) * width
+        # Attention takes and gives values as wide as queries; the padding is cut off afterwards.
+        query = heads * (s.qk_head_dim + s.qk_pos_emb_head_dim)
+        kept["mla_up_proj"] = tokens / tp * 3 * query * width
+        values = query + heads * s.v_head_dim
     else:
         groups = s.num_query_groups or heads
         kept["rest"] += tokens / tp * (heads + 2 * groups) * head_size(s) * width
-        value = heads * head_size(s)
+        values = 2 * heads * head_size(s)
     # The scores' logarithmic sums; the values as attention gives them and as its projection reads.
     kept["core_attn"] = tokens / tp * heads * 4
-    kept["rest"] += 2 * tokens / tp * value * width
+    kept["rest"] += tokens / tp * values * width
     if with_experts:
         return kept | _expert_tensors(s, tokens, own)
     return kept | {"mlp": tokens / tp * (_branches(s) + 1) * s.ffn_hidden_size * width}
@@ -122,6 +122,9 @@ def _of_stage(s: Any, stage: int, layers: Sequence[int]) -> Activations:
     chunks = [kinds[start : start + size] for start in range(0, len(kinds), size)]
     tensors = {kind: layer_tensors(s, kind) for kind in {*kinds, pattern[-1]}}
     saved = in_flight(s, stage) * max(_saved(s, tensors, chunk) for chunk in chunks)
+    if last:
+        # The final norm's input and output.
+        saved += 2 * (1 + ahead) * tensors[pattern[-1]]["input"]
     if ahead:
         saved += ahead * _saved_ahead(s, tensors[pattern[-1]])
     present = {*kinds, pattern[-1]} if ahead else set(kinds)
