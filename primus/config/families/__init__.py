@@ -58,11 +58,12 @@ def family_of(settings: Any) -> Family:
         first = found[0]
         raise UserError(
             f"{first.key} = {first.value}: {family.architecture}, the nearest published "
-            f"architecture, has it otherwise. Fix: {first.key}: {_listed(first.wanted)}"
+            f"architecture, has it otherwise. Fix: {first.key}: {wanted_text(first)}"
         )
     return family
 
 
-def _listed(values: Iterable[Any]) -> str:
-    shown = [str(v).lower() if isinstance(v, bool | None) else str(v) for v in values]
-    return " or ".join("null" if text == "none" else text for text in shown)
+def wanted_text(objection: Objection) -> str:
+    """The values that a family has, as YAML."""
+    plain = {True: "true", False: "false", None: "null"}
+    return " or ".join(plain[v] if isinstance(v, bool | None) else str(v) for v in objection.wanted)

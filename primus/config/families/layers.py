@@ -39,7 +39,7 @@ def grouped_query_attention(s: Any, megatron: str, name: str) -> Iterator[Rule]:
     Args:
         megatron, name: prefix of the layer in both, with the dot.
     """
-    heads, groups, head = s.num_attention_heads, s.num_query_groups, s.kv_channels
+    heads, groups, head = s.num_attention_heads, query_groups(s), head_size(s)
     qkv, attention = f"{megatron}self_attention.linear_qkv", f"{name}self_attn"
     parts = (("q_proj", heads // groups * head), ("k_proj", head), ("v_proj", head))
     norm = f"{name}input_layernorm.weight"
@@ -122,6 +122,16 @@ def experts(
         )
 
 
+def query_groups(s: Any) -> int:
+    """Key/value heads."""
+    return int(s.num_query_groups or s.num_attention_heads)
+
+
+def head_size(s: Any) -> int:
+    """Size of one head of grouped-query attention."""
+    return int(s.kv_channels or s.hidden_size // s.num_attention_heads)
+
+
 def expert_width(s: Any) -> int:
     """Width of one routed expert."""
     return int(s.moe_ffn_hidden_size or s.ffn_hidden_size)
@@ -148,9 +158,9 @@ def grouped_query_fields(s: Any, *, head_dim: bool) -> Iterator[Field]:
         head_dim: the family has an entry of its own for the size of a head.
     """
     heads = s.num_attention_heads
-    yield Field("num_key_value_heads", s.num_query_groups, "num_query_groups", heads)
+    yield Field("num_key_value_heads", query_groups(s), "num_query_groups", heads)
     if head_dim:
-        yield Field("head_dim", s.kv_channels, "kv_channels", s.hidden_size // heads)
+        yield Field("head_dim", head_size(s), "kv_channels", s.hidden_size // heads)
 
 
 def rope_fields(s: Any, default_base: float = 10000.0) -> Iterator[Field]:

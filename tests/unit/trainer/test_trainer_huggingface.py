@@ -29,7 +29,6 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.usefixtures("single_rank", "eager")
 
 MODELS = sorted(path.stem for path in (REPOSITORY / "configs").glob("*_tiny.yaml"))
-MODELS = [name for name in MODELS if "deepseek" not in name]
 # Of the largest difference to the largest logit.
 TOLERANCE = 1e-5
 # Longer than yarn's original length in the small models, so that its frequencies matter.
