@@ -16,6 +16,8 @@ from pathlib import Path
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import add_settings_arguments, load_settings
 from primus.errors import run_main
+from primus.huggingface.start import open_start
+from primus.trainer.run_directory import newest_checkpoint
 from primus.trainer.supervise import train
 
 
@@ -30,11 +32,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=Path, required=True, help="samples manifest")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer manifest")
     parser.add_argument("--tuned", type=Path, help="tuned GEMMs; without it none is applied")
+    parser.add_argument("--weights", type=Path, help="weights manifest; without it random weights")
     parser.add_argument(
         "--output", type=Path, required=True, help="train.json in the run's directory"
     )
     args = parser.parse_args(argv)
     settings = load_settings(args, "train")
+    if args.weights and newest_checkpoint(args.output.parent) is None:
+        open_start(args.weights, settings)
     with stage_time("train", args.output):
         manifest = train(
             settings,
@@ -43,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             samples_path=args.samples,
             tokenizer_path=args.tokenizer,
             tuned_path=args.tuned,
+            weights_path=args.weights,
         )
         manifest.save(args.output)
 

@@ -35,6 +35,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_settings_arguments(parser)
     parser.add_argument("--samples", type=Path, required=True, help="samples manifest")
     parser.add_argument("--tuned", type=Path, help="the run's tuned.jsonl")
+    parser.add_argument("--weights", type=Path, help="weights manifest")
     parser.add_argument("--run-directory", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--about", type=Path, required=True, help="JSON for checkpoint manifests")
@@ -139,6 +140,8 @@ def _attempt(
         tuned, gemm = train_setup.load_tuned(settings, args.tuned)
     run, state = train_setup.prepare(settings, args, device, tuned, gemm, lambda: _stop)
     resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)
+    if args.weights is not None and resumed is None:
+        train_setup.load_start_weights(settings, state, args.weights)
     record.begin(state.iteration, resumed)
     if distributed.get_rank() == 0 and resumed:
         print(f"resuming from {resumed}", flush=True)

@@ -16,12 +16,14 @@ from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
 from primus.dataset.order import batch_indices
 from primus.dataset.samples import SplitName, open_split
-from primus.errors import TrainingError
+from primus.errors import DataError, TrainingError
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import BackendSpec
 from primus.gemm.dispatch import GemmDispatcher
 from primus.gemm.peak import measure_peak
 from primus.gemm.tuned import TunedResult
+from primus.huggingface.read import fill
+from primus.huggingface.start import open_start, verify
 from primus.trainer import parallel
 from primus.trainer.batches import Order, micro_batches
 from primus.trainer.checkpoint import TrainingState
@@ -31,6 +33,7 @@ from primus.trainer.loop import Run
 from primus.trainer.metrics import Metrics
 from primus.trainer.model import model_config, params_dtype
 from primus.trainer.optimizer import build_optimizer, build_scheduler
+from primus.trainer.start_weights import load_weights
 
 if TYPE_CHECKING:
     MicroBatches = Iterator[dict[str, Tensor]]
@@ -146,6 +149,33 @@ def _straight(batch: int, size: int) -> Order:
         return [(consumed + number) % size for number in range(batch)]
 
     return order
+
+
+def load_start_weights(settings: StageSettings, state: TrainingState, path: Path) -> None:
+    """Fill a model at iteration 0 from the Hugging Face model of a weights manifest; collective.
+
+    Raises:
+        DataError: the model's files changed, or do not hold what the settings describe.
+    """
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    problem = None
+    try:
+        verify(path, part=rank, parts=world)
+    except DataError as error:
+        problem = str(error)
+    problems: list[Any] = [None] * world
+    distributed.all_gather_object(problems, problem)
+    if any(problems):
+        raise DataError("\n".join(filter(None, problems)))
+    directory, family = open_start(path, settings)
+    load_weights(
+        [chunk.module for chunk in state.chunks],
+        family.rules(settings),
+        lambda rule, target, offset: fill(directory, rule, target, offset),
+    )
+    state.optimizer.reload_model_params()
+    if rank == 0:
+        print(f"starting from {directory.path}", flush=True)
 
 
 def load_tuned(settings: StageSettings, path: Path) -> tuple[TunedResult, GemmDispatcher]:

@@ -80,9 +80,9 @@ def made_by(stage, reader):
     return or_fail(path)
 
 
-def text_for(stage):
-    """The text files that `stage` reads."""
-    return or_fail(lambda wildcards: PIPELINE.text(plan_of(stage, wildcards), stage))
+def files_for(stage):
+    """The files of the user that `stage` reads: text, or a model."""
+    return or_fail(lambda wildcards: PIPELINE.files(plan_of(stage, wildcards), stage))
 
 
 def all_frozen(reader):

@@ -6,7 +6,7 @@
 rule tokenizer:
     input:
         settings=frozen("tokenizer", "tokenizer"),
-        text=text_for("tokenizer"),
+        text=files_for("tokenizer"),
     output:
         paths.ARTIFACT["tokenizer"],
     log:
@@ -22,7 +22,7 @@ rule data:
     input:
         settings=frozen("data", "data"),
         tokenizer=made_by("tokenizer", "data"),
-        text=text_for("data"),
+        text=files_for("data"),
     output:
         paths.ARTIFACT["data"],
     log:

@@ -8,6 +8,7 @@ rule train:
         samples=made_by("samples", "train"),
         tokenizer=made_by("tokenizer", "train"),
         tuned=made_by("tune", "train"),
+        weights=made_by("weights", "train"),
     output:
         paths.ARTIFACT["train"],
     log:
@@ -17,7 +18,9 @@ rule train:
         extent=extent("train"),
         options=options("train"),
         tuned=flag("--tuned", "tuned"),
+        weights=flag("--weights", "weights"),
     shell:
         "python -u -m primus.train --settings {input.settings:q} "
         "--options {params.options:q} --samples {input.samples:q} "
-        "--tokenizer {input.tokenizer:q} {params.tuned:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--tokenizer {input.tokenizer:q} {params.tuned:q} {params.weights:q} "
+        "--output {output:q} 2>&1 | tee {log:q}"

@@ -34,6 +34,7 @@ class RunIdentity(Manifest):
         settings: the train stage's identity settings.
         samples_fingerprint: what the run is trained on.
         tuned_sha256: hash of the run's copy of the tuned result; null without tuning.
+        weights_fingerprint: of the Hugging Face model it started from; null: random weights.
     """
 
     kind: ClassVar[str] = "run"
@@ -44,6 +45,7 @@ class RunIdentity(Manifest):
     samples_fingerprint: str
     tokenizer_fingerprint: str
     tuned_sha256: str | None
+    weights_fingerprint: str | None = None
 
 
 class MetricsRow(_Row):
@@ -228,6 +230,7 @@ class TrainManifest(Manifest):
     samples_fingerprint: str
     data_fingerprint: str
     tokenizer_fingerprint: str
+    weights_fingerprint: str | None = None
     tuned: TunedUse | None
     settings: dict[str, Any]
     environment: Environment

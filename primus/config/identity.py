@@ -81,10 +81,23 @@ def identities(settings: Settings) -> dict[Stage, StageKey]:
 
 
 def upstream_of(settings: Settings, stage: Stage) -> tuple[Stage, ...]:
-    """The stages on which `stage` builds in this experiment."""
+    """The stages on which `stage` builds in this experiment.
+
+    Without tuning the identity of `train` holds that there is none; without start weights it is
+    what it was before there was such a stage.
+    """
     if stage == "tune" and not settings.gemm_tuning.enabled:
         return ()
+    if stage == "train" and settings.load_hf is None:
+        return tuple(name for name in UPSTREAM[stage] if name != "weights")
     return UPSTREAM[stage]
+
+
+def has_stage(settings: Settings, stage: Stage) -> bool:
+    """Whether the experiment has the stage at all."""
+    if stage == "weights":
+        return settings.load_hf is not None
+    return settings.gemm_tuning.enabled or stage not in ("shapes", "tune")
 
 
 def closure(settings: Settings, stage: Stage) -> tuple[Stage, ...]:
@@ -96,8 +109,8 @@ def closure(settings: Settings, stage: Stage) -> tuple[Stage, ...]:
     for name in reversed(STAGES):
         if name in wanted:
             wanted.update(upstream_of(settings, name))
-    if not settings.gemm_tuning.enabled and stage not in ("shapes", "tune"):
-        wanted -= {"shapes", "tune"}
+    if stage not in ("shapes", "tune"):
+        wanted = {name for name in wanted if has_stage(settings, name)}
     return tuple(name for name in STAGES if name in wanted)
 
 

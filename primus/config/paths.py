@@ -12,6 +12,7 @@ ARTIFACT: dict[Stage, str] = {
     "samples": "output/samples/{dataset}/{key}/manifest.json",
     "shapes": "output/gemm/{experiment}/{key}/shapes.jsonl",
     "tune": "output/gemm/{experiment}/{key}/tuned.jsonl",
+    "weights": "output/weights/{experiment}/{key}/manifest.json",
     "train": "output/runs/{experiment}/{key}/train.json",
     "export": "output/runs/{experiment}/{key}/hf/manifest.json",
     "report": "output/runs/{experiment}/{key}/report.html",

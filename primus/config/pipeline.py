@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from primus.config import text_files
+from primus.config import start_model, text_files
 from primus.config.frozen import StageSettings
-from primus.config.identity import StageKey, closure, identities
+from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
 from primus.config.load import Resolved, experiments, load
 from primus.config.paths import artifact, settings_file
@@ -56,7 +56,7 @@ class Plan:
 
     def runs(self, stage: Stage) -> bool:
         """Whether the experiment has the stage at all."""
-        return self.settings.gemm_tuning.enabled or stage not in ("shapes", "tune")
+        return has_stage(self.settings, stage)
 
     def frozen(self, stage: Stage) -> list[str]:
         """The frozen settings of `stage` and of every stage that runs for it."""
@@ -152,13 +152,15 @@ class Pipeline:
                 return plan
         return None
 
-    def text(self, plan: Plan, stage: Stage) -> list[str]:
-        """The text files that a stage reads."""
+    def files(self, plan: Plan, stage: Stage) -> list[str]:
+        """The files of the user that a stage reads: text, or a model."""
         settings = plan.settings
         if stage == "data":
             return text_files.matching(settings.data_path, self.root)
         if stage == "tokenizer" and settings.tokenizer_model is None:
             return text_files.matching(settings.tokenizer_data_path, self.root)
+        if stage == "weights" and settings.load_hf is not None:
+            return start_model.files(settings.load_hf, self.root)
         return []
 
 

@@ -137,6 +137,7 @@ def train_manifest(
         samples_fingerprint=identity.samples_fingerprint,
         data_fingerprint=samples.data_fingerprint,
         tokenizer_fingerprint=identity.tokenizer_fingerprint,
+        weights_fingerprint=identity.weights_fingerprint,
         tuned=result.tuned,
         settings=settings.identity | settings.extent,
         environment=environment(

@@ -9,6 +9,7 @@ from typing import Any
 from primus.artifacts.provenance import code_version, libraries
 from primus.artifacts.run import RunIdentity, TrainManifest
 from primus.artifacts.tokens import SamplesManifest, TokenizerManifest
+from primus.artifacts.weights import WeightsManifest
 from primus.config.frozen import StageSettings
 from primus.errors import DataError, UnavailableError
 from primus.files import atomic_write, canonical_json
@@ -26,6 +27,7 @@ def train(
     samples_path: Path,
     tokenizer_path: Path,
     tuned_path: Path | None,
+    weights_path: Path | None = None,
 ) -> TrainManifest:
     """Bring the run in `directory` to `train_iters` and return its manifest.
 
@@ -56,12 +58,14 @@ def train(
         samples_fingerprint=samples.fingerprint,
         tokenizer_fingerprint=tokenizer.fingerprint,
         tuned_sha256=tuned_sha256,
+        weights_fingerprint=weights_path and WeightsManifest.load(weights_path).fingerprint,
     )
     run_directory.claim(directory, identity)
     if not finished(directory, settings):
         attempt = run_directory.new_attempt(directory)
         _write_about(attempt, directory, identity, settings.identity | settings.extent)
         arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
+        arguments += ["--weights", str(weights_path)] if weights_path else []
         require_completed(directory, settings, run_ranks(_ranks(settings, attempt, arguments)))
     return train_manifest(directory, settings, identity, samples)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from primus.config.checks.fault import Context, Fault
 from primus.config.checks.fits import device_memory, published
 from primus.config.checks.partial import Partial
-from primus.config.checks.rules import ARCHITECTURE, LAYOUT, REST, broken
+from primus.config.checks.rules import ARCHITECTURE, LAYOUT, PUBLISHED, REST, broken
 from primus.config.schema.settings import Settings
 
 __all__ = ["Context", "Fault", "Partial", "faults"]
@@ -21,5 +21,5 @@ def faults(settings: Settings | Partial, context: Context) -> list[Fault]:
     if not model:
         found += broken((published,), settings, context)
     if not model and not ranks:
-        found += broken((device_memory,), settings, context)
+        found += broken((device_memory, *PUBLISHED), settings, context)
     return found

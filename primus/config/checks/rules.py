@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from primus.config.checks import architecture, data, experts, machine, ranks, schedule, stages
+from primus.config.checks import (
+    architecture,
+    data,
+    experts,
+    hugging_face,
+    machine,
+    ranks,
+    schedule,
+    stages,
+)
 from primus.config.checks.fault import Check, Context, Fault
 from primus.config.checks.partial import Partial, Unknown
 from primus.config.schema.settings import Settings
@@ -31,6 +40,8 @@ ARCHITECTURE: tuple[Check, ...] = (
     experts.keys,
     experts.routing,
 )
+# Models that others published; asked only where the architecture is sound.
+PUBLISHED: tuple[Check, ...] = (hugging_face.exported, hugging_face.start)
 REST: tuple[Check, ...] = (
     schedule.loss_scale,
     schedule.learning_rate,

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Stage = Literal["tokenizer", "data", "samples", "shapes", "tune", "train", "export", "report"]
+Stage = Literal[
+    "tokenizer", "data", "samples", "shapes", "tune", "weights", "train", "export", "report"
+]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # Which stages a stage builds on; a key that changes one of these changes it too.
@@ -17,7 +19,8 @@ UPSTREAM: dict[Stage, tuple[Stage, ...]] = {
     "samples": ("data",),
     "shapes": (),
     "tune": ("shapes",),
-    "train": ("samples", "tune"),
+    "weights": (),
+    "train": ("samples", "tune", "weights"),
     "export": ("train",),
     "report": ("train",),
 }

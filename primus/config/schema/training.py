@@ -20,8 +20,9 @@ class Training(Keys):
     )
     load_hf: str | None = key(
         None,
-        doc="Directory or hub id of a Hugging Face model to start from; null: random weights.",
-        identity="train",
+        doc="Hugging Face model to start from: a directory, or a hub id such as org/name or "
+        "org/name@revision; null: random weights.",
+        identity=("weights", "train"),
     )
 
     lr: float = key(doc="Peak learning rate.", identity="train", gt=0)

@@ -1,0 +1,70 @@
+"""What `load_hf` names: a directory here, or a model of the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from primus.config.families import nearest
+from primus.config.families.config_json import mismatches
+
+_HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+))?")
+# Of a model in safetensors; code and other formats are never read.
+CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "*.safetensors"
+
+
+class HubModel(NamedTuple):
+    """A repository of the hub; without a revision its newest commit."""
+
+    repo: str
+    revision: str | None
+
+
+def hub_model(load_hf: str, root: Path = Path()) -> HubModel | None:
+    """The repository that `load_hf` names; None where it names a directory."""
+    match = _HUB.fullmatch(load_hf)
+    if match is None or (root / load_hf).is_dir():
+        return None
+    return HubModel(match["repo"], match["revision"])
+
+
+def files(load_hf: str, root: Path = Path()) -> list[str]:
+    """The files of a directory that training reads; none for a model of the hub."""
+    if hub_model(load_hf, root):
+        return []
+    directory = root / load_hf
+    names = [CONFIG, *([INDEX] if (directory / INDEX).is_file() else [])]
+    names += sorted(path.name for path in directory.glob(WEIGHTS))
+    return [str(Path(load_hf) / name) for name in names]
+
+
+def mistakes(settings: Any, root: Path) -> Iterator[tuple[str, str, str]]:
+    """Key, reason and fix for each thing that keeps a run from starting there.
+
+    The config.json of a directory is compared here; that of the hub when it is downloaded.
+    """
+    load_hf: str = settings.load_hf
+    if ".." in Path(load_hf).parts:
+        yield "load_hf", "climbs out of the root by '..'", "write the absolute path"
+        return
+    if hub_model(load_hf, root):
+        return
+    directory = root / load_hf
+    if not directory.is_dir():
+        fix = "name a directory, or a model of the hub as org/name"
+        yield "load_hf", "is neither a directory nor a hub id", fix
+        return
+    try:
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        yield "load_hf", f"has no readable config.json ({error})", "name a model's directory"
+        return
+    if not any(directory.glob(WEIGHTS)):
+        yield "load_hf", "has no *.safetensors; other formats are not read", "convert the model"
+    family, objections = nearest(settings)
+    if not objections:
+        for key, why, fix in mismatches(config, family, settings):
+            yield key or "load_hf", why, fix
