@@ -20,6 +20,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _replace_state_dict_keys_with_sharded_keys,
     mcore_to_pyt_state_dict,
 )
+from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 def _metadata() -> dict[str, Any]:
     # Optimizer state in the shape of the parameters, so that it loads at other layouts too.
     # Upstream writes process groups into this dictionary: a new one for every call.
-    return {"distrib_optim_sharding_type": "fully_reshardable"}
+    return ensure_metadata_has_dp_cp_group({"distrib_optim_sharding_type": "fully_reshardable"})  # type: ignore[no-any-return]
 
 
 @dataclass(kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 from torch import Tensor
 
 from primus.config.frozen import StageSettings
@@ -55,7 +56,8 @@ def draw_weights(settings: StageSettings, chunk: Any) -> None:
         if parameter.ndim >= 2
     }
     matrices: dict[tuple[str, tuple[int, ...]], list[ShardedTensor]] = {}
-    for part in _parts(chunk.sharded_state_dict()):
+    state = chunk.sharded_state_dict(metadata=ensure_metadata_has_dp_cp_group(None))
+    for part in _parts(state):
         if part.data.ndim >= 2 and part.data.is_floating_point():
             prepended = part.global_offset[: part.prepend_axis_num]
             matrices.setdefault((part.key, prepended), []).append(part)

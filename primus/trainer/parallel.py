@@ -20,6 +20,7 @@ from torch import distributed
 from primus.config.frozen import StageSettings
 from primus.trainer.initialize import draw_weights, leave_weights
 from primus.trainer.model import ModelConfig, build_model
+from primus.trainer.platform import recompute_without_transformer_engine
 
 
 def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
@@ -73,6 +74,10 @@ def build_chunks(
         float16_module: in lower precision, wrap each chunk so that it takes and gives float32.
         config: where its `perform_initialization` is false, weights are left undefined.
     """
+    recompute_without_transformer_engine()
+    # A mean over all tokens, where a mean of the ranks' means would be another number: masked
+    # tokens, and the end of a sequence, for which there is no token to predict further ahead.
+    config.calculate_per_token_loss = settings.eod_mask_loss or bool(settings.mtp_num_layers)
     if config.perform_initialization:
         leave_weights(config)
     virtual = settings.virtual_pipeline_model_parallel_size
@@ -93,12 +98,25 @@ def build_chunks(
         chunk.model_type = ModelType.encoder_or_decoder
         if settings.platform != "cpu":
             chunk.cuda(torch.cuda.current_device())
+        _mark_experts(chunk)
         if config.perform_initialization:
             draw_weights(settings, chunk)
         if float16_module and (settings.bf16 or settings.fp16):
             chunk = Float16Module(config, chunk)
         chunks.append(chunk)
     return chunks
+
+
+def _mark_experts(chunk: torch.nn.Module) -> None:
+    """Reduce the gradients of experts over their own data-parallel group, in their own optimizer.
+
+    Upstream does so only for more than one expert-parallel rank; without, it forgets the group
+    where expert_tensor_parallel_size is not tensor_model_parallel_size, and writes checkpoints
+    that no other expert-parallel size can load.
+    """
+    for name, parameter in chunk.named_parameters():
+        if ".experts." in name:
+            parameter.allreduce = False  # type: ignore[attr-defined]
 
 
 def wrap(
@@ -118,7 +136,6 @@ def wrap(
         for number, chunk in enumerate(chunks)
     ]
     config.finalize_model_grads_func = finalize_model_grads
-    config.calculate_per_token_loss = settings.eod_mask_loss
     if settings.overlap_grad_reduce:
         config.no_sync_func = [chunk.no_sync for chunk in wrapped]
         if len(wrapped) == 1:
@@ -164,15 +181,27 @@ def sees_all_gemms() -> bool:
 def count_parameters(chunks: list[torch.nn.Module]) -> int:
     """Parameters of the whole model, each counted once; collective.
 
-    A parameter that tensor-parallel ranks hold in common counts on the first of them.
+    A parameter that tensor-parallel ranks hold in common counts on the first of them, an embedding
+    that two pipeline stages hold on the first stage.
     """
-    first = parallel_state.get_tensor_model_parallel_rank() == 0
-    own = sum(
-        parameter.numel()
-        for chunk in chunks
-        for parameter in chunk.parameters()
-        if first or getattr(parameter, "tensor_model_parallel", False)
+    own = [0, 0]
+    first = (
+        parallel_state.get_tensor_model_parallel_rank() == 0,
+        parallel_state.get_expert_tensor_parallel_rank() == 0,
     )
-    total = torch.tensor([own], dtype=torch.int64, device=torch.cuda.current_device())
-    distributed.all_reduce(total, group=parallel_state.get_model_parallel_group())
-    return int(total.item())
+    for chunk in chunks:
+        for parameter in chunk.parameters():
+            expert = not getattr(parameter, "allreduce", True)
+            split = getattr(parameter, "tensor_model_parallel", False)
+            if (first[expert] or split) and not getattr(parameter, "shared", False):
+                own[expert] += parameter.numel()
+    groups = (
+        parallel_state.get_model_parallel_group(),
+        parallel_state.get_expert_tensor_model_pipeline_parallel_group(),
+    )
+    total = 0
+    for number, group in zip(own, groups, strict=True):
+        count = torch.tensor([number], dtype=torch.int64, device=torch.cuda.current_device())
+        distributed.all_reduce(count, group=group)
+        total += int(count.item())
+    return total

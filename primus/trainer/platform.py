@@ -1,7 +1,7 @@
 """The device that ranks use, and what Megatron-core asks of `torch.cuda` where there is no GPU.
 
 `install("cpu")` must run before anything of `megatron` is imported. Every answer stands here, with
-its reason; on cuda and rocm only the optimizer of `use_fused_adam` is put in place.
+its reason; on cuda and rocm only what core lacks without transformer-engine is put in place.
 """
 
 from __future__ import annotations
@@ -236,3 +236,17 @@ def use_fused_adam(adam: type[torch.optim.Optimizer]) -> None:
     distrib_optimizer.Adam = adam
     distrib_optimizer.HAVE_APEX_OR_TE = True
     distrib_optimizer.USING_APEX_OPTIMIZER = True
+
+
+def recompute_without_transformer_engine() -> None:
+    """Let core recompute norms where transformer-engine is missing.
+
+    Core takes its default, no float8, for float8, and then asks transformer-engine for its state.
+    """
+    from megatron.core.tensor_parallel import random
+
+    if random.HAVE_TE:
+        return
+    random.FP8GlobalStateManager = types.SimpleNamespace(is_fp8_enabled=lambda: False)
+    random.activation_recompute_forward = lambda **_: nullcontext()
+    random.fp8_autocast = lambda **_: nullcontext()

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from megatron.core.transformer.moe.moe_utils import (
+    MoEAuxLossAutoScaler,
     apply_random_logits,
     compute_routing_scores_for_aux_loss,
+    z_loss_func,
 )
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
@@ -117,6 +119,29 @@ class Router(TopKRouter):
         weights = self._apply_aux_loss(weights, scores, choice)
         balanced: Tensor = self._apply_seq_aux_loss(weights, scores, choice, s, b)
         return balanced
+
+    def attach_and_log_load_balancing_loss(
+        self, activation: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Add a loss to the graph without changing `activation`, (tokens, experts).
+
+        Where losses are summed over tokens, gradients are divided by the tokens of all ranks later.
+        Upstream multiplies by this rank's tokens, which loses the ranks that share its sequences.
+        """
+        kwargs["valid_token_count"] = activation.shape[0] * self.tp_cp_group.size()
+        attached: Tensor = super().attach_and_log_load_balancing_loss(activation, *args, **kwargs)
+        return attached
+
+    def apply_z_loss(self, logits: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Keep logits (tokens, experts) small (ST-MoE, arXiv:2202.08906); see the method above."""
+        coefficient = self.config.moe_z_loss_coeff
+        if coefficient is None or not (self.training and torch.is_grad_enabled()):
+            return logits
+        loss = z_loss_func(logits, coefficient / self.tp_cp_group.size())
+        if self.config.calculate_per_token_loss:
+            loss = loss * logits.shape[0] * self.tp_cp_group.size()
+        attached: Tensor = MoEAuxLossAutoScaler.apply(logits, loss)
+        return attached
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Float16Module converts every buffer. A bias in half precision loses its small steps, and
