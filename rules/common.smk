@@ -9,10 +9,11 @@ from functools import wraps
 os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]))
 sys.path.insert(0, os.getcwd())
 
-from primus.config import paths, pipeline
+from primus.config import paths, pipeline, summary
 from primus.errors import PrimusError, fail
 
 PIPELINE = pipeline.Pipeline(config)
+ANNOUNCER = summary.Announcer(sys.argv[1:])
 
 
 # Only for --software-deployment-method apptainer. What ranks run in is the hardware's `container`.
@@ -56,7 +57,13 @@ DEFAULT_TARGET = ("train", "llama3_8B_tiny")
 
 def wanted(kind, experiment):
     """The input of a target; the experiment is loaded and checked only when it is asked for."""
-    return or_fail(lambda wildcards: PIPELINE.target(kind, experiment))
+
+    def files(wildcards):
+        found = PIPELINE.target(kind, experiment)
+        ANNOUNCER.announce(kind, PIPELINE.plan(experiment, kind).settings)
+        return found
+
+    return or_fail(files)
 
 
 def plan_of(stage, wildcards):
