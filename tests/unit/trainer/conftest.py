@@ -13,6 +13,7 @@ with warnings.catch_warnings():
     # Of torch's and Megatron-core's own modules while they are imported.
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 
     from primus.trainer import parallel
 
@@ -32,3 +33,9 @@ def eager() -> Iterator[None]:
     torch.compiler.set_stance("force_eager")
     yield
     torch.compiler.set_stance("default")
+
+
+@pytest.fixture(autouse=True)
+def unit_scale_of_balancing_losses() -> None:
+    """Megatron-core keeps this factor for the whole process; its schedule sets it in this shape."""
+    MoEAuxLossAutoScaler.main_loss_backward_scale = torch.ones(1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from trainer_tiny import tiny
+from trainer_tiny import tiny, tiny_deepseek
 
 from primus.trainer import parallel
 from primus.trainer.loop import forward_backward
@@ -36,10 +36,12 @@ def plain_gradients(settings: Any, inputs: dict[str, Tensor]) -> dict[str, Tenso
 
 @pytest.mark.parametrize("untied", [True, False])
 @pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("family", ["llama", "deepseek_v2"])
 def test_buffers_hold_the_gradients_of_autograd(
-    monkeypatch: pytest.MonkeyPatch, untied: bool, micro_batches: int
+    monkeypatch: pytest.MonkeyPatch, family: str, untied: bool, micro_batches: int
 ) -> None:
-    settings = tiny(untie_embeddings_and_output_weights=untied)
+    changes = {"untie_embeddings_and_output_weights": untied}
+    settings = tiny(**changes) if family == "llama" else tiny_deepseek(family, **changes)
     inputs = batch(settings)
     wanted = plain_gradients(settings, inputs)
     parallel.seed(settings)

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from primus.trainer.kernels import cross_entropy, rms_norm, split_rotate, swiglu
+from primus.trainer.kernels import (
+    cross_entropy,
+    latent_heads,
+    rms_norm,
+    scaled_swiglu,
+    split_rotate,
+    swiglu,
+)
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -83,6 +90,27 @@ def reference_rotation(mixed: Tensor, angles: Tensor, queries: int) -> tuple[Ten
     return tuple(heads_first)
 
 
+def reference_latent_heads(
+    queries: Tensor, keys_values: Tensor, rotary_key: Tensor, angles: Tensor, plain: int
+) -> tuple[Tensor, ...]:
+    """Each pair (2i, 2i + 1) turned by its angle; real parts first, then imaginary ones."""
+
+    def turn(x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        turned = pairs * torch.polar(torch.ones_like(angles), angles)[:, None, None]
+        return torch.cat((turned.real, turned.imag), -1)
+
+    heads = queries.shape[2]
+    key = turn(rotary_key.unsqueeze(2)).expand(-1, -1, heads, -1)
+    value = keys_values[..., plain:]
+    parts = (
+        torch.cat((queries[..., :plain], turn(queries[..., plain:])), -1),
+        torch.cat((keys_values[..., :plain], key), -1),
+        F.pad(value, (0, queries.shape[-1] - value.shape[-1])),
+    )
+    return tuple(part.permute(1, 2, 0, 3) for part in parts)
+
+
 def angles_of(length: int, head: int) -> Tensor:
     frequencies = 500000.0 ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
     return torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
@@ -105,6 +133,21 @@ def check_all(dtype: torch.dtype, tolerance: float) -> None:
         lambda x: split_rotate(x, cos, sin, queries),
         lambda x: reference_rotation(x, angles, queries),
         [mixed],
+        tolerance,
+    )
+
+    compare(
+        scaled_swiglu,
+        lambda x, scale: reference_swiglu(x) * scale.unsqueeze(-1),
+        [torch.randn(7, 40).to(dtype), torch.rand(7)],
+        tolerance,
+    )
+
+    cos, sin = angles_of(s, 4).cos().float(), angles_of(s, 4).sin().float()
+    compare(
+        lambda q, kv, k: latent_heads(q, kv, k, cos, sin, 6),
+        lambda q, kv, k: reference_latent_heads(q, kv, k, angles_of(s, 4), 6),
+        [torch.randn(s, b, *shape).to(dtype) for shape in ((3, 10), (3, 11), (4,))],
         tolerance,
     )
 
