@@ -20,7 +20,7 @@ from torch import distributed
 from primus.config.frozen import StageSettings
 from primus.trainer.initialize import draw_weights, leave_weights
 from primus.trainer.model import ModelConfig, build_model
-from primus.trainer.platform import recompute_without_transformer_engine
+from primus.trainer.platform import exchange_uneven_parts, recompute_without_transformer_engine
 
 
 def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
@@ -41,6 +41,8 @@ def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
 
 def initialize_groups(settings: StageSettings) -> None:
     """Make Megatron's process groups inside the job's, and seed the generators."""
+    if settings.platform == "cpu":
+        exchange_uneven_parts()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=settings.tensor_model_parallel_size,
         pipeline_model_parallel_size=settings.pipeline_model_parallel_size,

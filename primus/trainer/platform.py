@@ -250,3 +250,54 @@ def recompute_without_transformer_engine() -> None:
     random.FP8GlobalStateManager = types.SimpleNamespace(is_fp8_enabled=lambda: False)
     random.activation_recompute_forward = lambda **_: nullcontext()
     random.fp8_autocast = lambda **_: nullcontext()
+
+
+def exchange_uneven_parts() -> None:
+    """Let core gather and scatter parts of unequal length, which gloo refuses.
+
+    Experts that are split over tensor-parallel ranks exchange their tokens so. What gloo has is an
+    uneven all-to-all.
+    """
+    from megatron.core.tensor_parallel import mappings
+
+    if mappings._gather_along_first_dim is not _gather:
+        _even.update(
+            gather=mappings._gather_along_first_dim,
+            reduce_scatter=mappings._reduce_scatter_along_first_dim,
+        )
+        mappings._gather_along_first_dim = _gather
+        mappings._reduce_scatter_along_first_dim = _reduce_scatter
+
+
+_even: dict[str, Callable[..., torch.Tensor]] = {}
+
+
+def _gather(
+    input_: torch.Tensor,
+    group: Any,
+    output_split_sizes: Any = None,
+    use_global_buffer: bool = False,
+) -> torch.Tensor:
+    if output_split_sizes is None or group.size() == 1:
+        return _even["gather"](input_, group, output_split_sizes, use_global_buffer)
+    sizes = [int(size) for size in output_split_sizes]
+    output = input_.new_empty(sum(sizes), *input_.shape[1:])
+    copies = torch.cat([input_] * group.size())
+    torch.distributed.all_to_all_single(
+        output, copies, sizes, [len(input_)] * group.size(), group=group
+    )
+    return output
+
+
+def _reduce_scatter(
+    input_: torch.Tensor, group: Any, input_split_sizes: Any = None, use_global_buffer: bool = False
+) -> torch.Tensor:
+    if input_split_sizes is None or group.size() == 1:
+        return _even["reduce_scatter"](input_, group, input_split_sizes, use_global_buffer)
+    sizes = [int(size) for size in input_split_sizes]
+    own = sizes[group.rank()]
+    parts = input_.new_empty(group.size(), own, *input_.shape[1:])
+    torch.distributed.all_to_all_single(
+        parts.flatten(0, 1), input_.contiguous(), [own] * group.size(), sizes, group=group
+    )
+    return parts.sum(0)
