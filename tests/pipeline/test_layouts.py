@@ -1,0 +1,96 @@
+"""Every parallel layout computes what one process computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from layout_cases import CASES, name_of
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(900)]
+
+REPOSITORY = Path(__file__).parents[2]
+ITERATIONS = 20
+EVERY = [
+    pytest.param(world, family, changes, id=f"{world} ranks, {family}: {name_of(changes)}")
+    for world, families in CASES.items()
+    for family, layouts in families.items()
+    for changes in layouts
+]
+
+Result = dict[str, Any]
+
+
+class Ranks:
+    """What each number of processes found, run when first asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.results = cache(self._run)
+
+    def _run(self, world: int) -> dict[str, Result]:
+        output = self._directory / f"{world}.json"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(world),
+        }
+        command = [sys.executable, str(REPOSITORY / "tests/pipeline/layout_ranks.py")]
+        logs = [self._directory / f"{world}.{rank}.log" for rank in range(world)]
+        ranks = []
+        for rank, log in enumerate(logs):
+            with log.open("w") as stream:
+                ranks.append(
+                    subprocess.Popen(
+                        [*command, str(ITERATIONS), str(output)],
+                        env=environment | {"RANK": str(rank)},
+                        stdout=stream,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        try:
+            status = [rank.wait(timeout=600) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        said = "\n".join(log.read_text()[-2000:] for log in logs)
+        assert not any(status), said
+        results: dict[str, Result] = json.loads(output.read_text())
+        return results
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return Ranks(tmp_path_factory.mktemp("layouts"))
+
+
+@pytest.mark.parametrize("family", sorted({family for cases in CASES.values() for family in cases}))
+def test_one_process_learns(ranks: Ranks, family: str) -> None:
+    losses = [loss for loss, _ in ranks.results(1)[f"{family}: alone"]["curve"]]
+    assert len(losses) == ITERATIONS
+    assert losses[-1] < losses[0] - 1.5
+
+
+@pytest.mark.parametrize(("world", "family", "changes"), EVERY)
+def test_losses_are_those_of_one_process(
+    ranks: Ranks, world: int, family: str, changes: dict[str, Any]
+) -> None:
+    wanted = ranks.results(1)[f"{family}: alone"]
+    found = ranks.results(world)[f"{family}: {name_of(changes)}"]
+    assert found["parameters"] == wanted["parameters"]
+    for iteration, pair in enumerate(zip(found["curve"], wanted["curve"], strict=True), start=1):
+        (loss, norm), (wanted_loss, wanted_norm) = pair
+        assert loss == pytest.approx(wanted_loss, rel=1e-5), iteration
+        assert norm == pytest.approx(wanted_norm, rel=1e-4), iteration
