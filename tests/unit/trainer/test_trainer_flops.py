@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from trainer_tiny import tiny
+from trainer_tiny import tiny, tiny_deepseek
+
+from primus.config.frozen import StageSettings
 
 pytestmark = pytest.mark.usefixtures("single_rank", "eager")
 
@@ -26,11 +28,37 @@ AT = torch.ops.aten
     ids=str,
 )
 def test_products_of_weights_and_scores(changes: dict[str, Any]) -> None:
-    from primus.trainer import parallel
     from primus.trainer.flops import flops_per_token
-    from primus.trainer.model import model_config
 
     settings = tiny(**changes)
+    counted = counted_flops(settings)
+    assert set(counted) == {AT.mm, AT.bmm}
+    # Plain attention computes the whole square of scores; the causal mask leaves half of it.
+    tokens = settings.micro_batch_size * settings.seq_length
+    assert counted[AT.mm] + counted[AT.bmm] / 2 == flops_per_token(settings) * tokens
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2_lite", "deepseek_v2", "deepseek_v3"])
+def test_products_of_experts_and_latent_attention(family: str) -> None:
+    from primus.trainer.flops import flops_per_token
+
+    settings = tiny_deepseek(family)
+    counted = counted_flops(settings)
+    tokens = settings.micro_batch_size * settings.seq_length
+    query = settings.qk_head_dim + settings.qk_pos_emb_head_dim
+    layers = settings.num_layers + (settings.mtp_num_layers or 0)
+    per_width = 3 * layers * settings.num_attention_heads * settings.seq_length
+    # The values are padded to the width of queries, which the formula does not count.
+    assert counted[AT.bmm] == 2 * per_width * 2 * query * tokens
+    scores = per_width * (query + settings.v_head_dim)
+    assert counted[AT.mm] == (flops_per_token(settings) - scores) * tokens
+
+
+def counted_flops(settings: StageSettings) -> dict[Any, int]:
+    """FLOPs of one forward and backward pass by operator."""
+    from primus.trainer import parallel
+    from primus.trainer.model import model_config
+
     (model,) = parallel.build_chunks(settings, model_config(settings))
     shape = (settings.micro_batch_size, settings.seq_length)
     tokens = torch.randint(0, settings.vocab_size, shape)
@@ -38,7 +66,4 @@ def test_products_of_weights_and_scores(changes: dict[str, Any]) -> None:
     # Fused attention on CPU is not counted; plain attention is two products, four backward.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(tokens, positions, None, labels=tokens).sum().backward()
-    counted = counter.get_flop_counts()["Global"]
-    assert set(counted) == {AT.mm, AT.bmm}
-    # Plain attention computes the whole square of scores; the causal mask leaves half of it.
-    assert counted[AT.mm] + counted[AT.bmm] / 2 == flops_per_token(settings) * tokens.numel()
+    return dict(counter.get_flop_counts()["Global"])
