@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from primus.config.activations import micro_batches
-from primus.config.flops import flops_per_token, layer_flops, output_flops, prediction_flops
+from primus.config.flops import (
+    flops_per_token,
+    layer_flops,
+    module_flops,
+    output_flops,
+    prediction_flops,
+)
 from primus.config.layer_pattern import expert_layers
 from primus.config.layout import layers_of_stages, layout
 from primus.config.parameters import parameters
@@ -99,21 +105,24 @@ def stage_flops(s: Any) -> list[float]:
         ValueError: the layers do not divide among the stages.
     """
     pattern, chunks = expert_layers(s), layout(s).virtual
-    layers = {kind: layer_flops(s, kind) for kind in set(pattern)}
+    once = {kind: layer_flops(s, kind) for kind in set(pattern)}
+    again = {kind: _recomputed(s, kind) for kind in set(pattern)}
     found = []
     for held in layers_of_stages(s):
         total, chunk = 0.0, len(held) // chunks
         for number, layer in enumerate(held):
-            again = _recomputed(s, number % chunk)
-            # A forward pass is a third of a layer's work.
-            total += layers[pattern[layer]] * (4 / 3 if again else 1)
+            total += once[pattern[layer]]
+            if s.recompute_method != "block" or number % chunk < s.recompute_num_layers:
+                total += again[pattern[layer]]
         found.append(total)
     found[-1] += output_flops(s) + (s.mtp_num_layers or 0) * prediction_flops(s)
     return found
 
 
-def _recomputed(s: Any, number: int) -> bool:
-    """Whether layer `number` of a chunk is computed again as a whole."""
-    if s.recompute_granularity != "full":
-        return False
-    return bool(s.recompute_method == "uniform" or number < s.recompute_num_layers)
+def _recomputed(s: Any, kind: bool) -> float:
+    """FLOPs that a recomputed layer adds for one token; a forward pass is a third of its work."""
+    if s.recompute_granularity == "full":
+        return layer_flops(s, kind) / 3
+    if s.recompute_granularity == "selective":
+        return sum(module_flops(s, kind, module) for module in s.recompute_modules)
+    return 0.0

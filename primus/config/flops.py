@@ -16,6 +16,7 @@ from primus.config.weights import (
 
 # One multiplication and one addition, forward and twice backward.
 _PER_WEIGHT = 6
+_PARTS = {"mlp": ("dense_ffn",), "moe": ("experts", "shared_experts", "router")}
 
 
 def flops_per_token(s: Any) -> float:
@@ -35,6 +36,19 @@ def flops_per_token(s: Any) -> float:
 def layer_flops(s: Any, with_experts: bool) -> float:
     """FLOPs of one layer for one token, forward and backward."""
     return _PER_WEIGHT * (_matrices(s, layer_weights(s, with_experts)) + _scores(s))
+
+
+def module_flops(s: Any, with_experts: bool, module: str) -> float:
+    """FLOPs of one forward pass through a module of selective recomputation, for one token."""
+    if module == "core_attn":
+        return 2 * _scores(s)
+    if module == "mla_up_proj":
+        query = (s.q_lora_rank or 0) * (s.qk_head_dim + s.qk_pos_emb_head_dim)
+        key_value = s.kv_lora_rank * (s.qk_head_dim + s.v_head_dim)
+        return float(2 * s.num_attention_heads * (query + key_value))
+    parts = _PARTS.get(module, ())
+    chosen = (weight for weight in layer_weights(s, with_experts) if weight.part in parts)
+    return 2 * _matrices(s, chosen)
 
 
 def prediction_flops(s: Any) -> float:
