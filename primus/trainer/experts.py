@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
     reduce_scatter_to_sequence_parallel_region,
 )
+from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.experts import SequentialMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
@@ -31,6 +32,12 @@ from primus.trainer.routing import Router
 
 class Experts(SequentialMLP):
     """This rank's experts, one GEMM each and one activation for all of them."""
+
+    @property
+    def recompute_activation(self) -> bool:
+        """Whether backward computes the activation again."""
+        config = self.config
+        return config.recompute_granularity == "selective" and "moe_act" in config.recompute_modules
 
     def forward(
         self,
@@ -50,8 +57,14 @@ class Experts(SequentialMLP):
         second = [expert.linear_fc2.weight for expert in self.local_experts]
         gemm = self.config.gemm
         wide = grouped_linear(permuted_local_hidden_states, first, counts, gemm)
-        inner = scaled_swiglu(wide, permuted_probs)
-        return grouped_linear(inner, second, counts, gemm), None
+        if not self.recompute_activation:
+            inner = scaled_swiglu(wide, permuted_probs)
+            return grouped_linear(inner, second, counts, gemm), None
+        activation = CheckpointWithoutOutput(fp8=None)
+        inner = activation.checkpoint(scaled_swiglu, wide, permuted_probs)
+        out = grouped_linear(inner, second, counts, gemm)
+        activation.discard_output_and_register_recompute(out)
+        return out, None
 
 
 class SharedExperts(SharedExpertMLP, SwiGLUMLP):

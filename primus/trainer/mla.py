@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
+from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
@@ -125,6 +127,10 @@ class LatentSelfAttention(MegatronModule):
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups()
         self.tp_group, self.cp_group = groups.tp, groups.cp
         self.layer_number, self.rotary = layer_number, rotary
+        self.recompute_up_proj = (
+            config.recompute_granularity == "selective"
+            and "mla_up_proj" in config.recompute_modules
+        )
         heads, hidden = config.num_attention_heads, config.hidden_size
         self.heads = heads // groups.tp.size()
         query_head = config.qk_head_dim + config.qk_pos_emb_head_dim
@@ -166,28 +172,37 @@ class LatentSelfAttention(MegatronModule):
         """(s, b, hidden) → (s, b, hidden) and the output's bias, if it is added later."""
         refuse_inference(kwargs)
         config = self.config
-        if config.q_lora_rank is None:
-            queries, _ = self.linear_q_proj(hidden_states)
-        else:
-            queries, _ = self.linear_q_up_proj(self.linear_q_down_proj(hidden_states))
+        queries = hidden_states
+        if config.q_lora_rank is not None:
+            queries = self.linear_q_down_proj(hidden_states)
         latent, rotary_key = self.linear_kv_down_proj(hidden_states).split(
             (config.kv_lora_rank, config.qk_pos_emb_head_dim), -1
         )
+        up = CheckpointWithoutOutput(fp8=None) if self.recompute_up_proj else None
+        project = partial(up.checkpoint, self._heads) if up else self._heads
+        query, key, value = project(queries, latent, rotary_key)
+        dropout = config.attention_dropout if self.training else 0.0
+        out = causal_attention(query, key, value, scale=self.softmax_scale, dropout=dropout)
+        if up:
+            up.discard_output_and_register_recompute(out)
+        out = out[..., : config.v_head_dim].flatten(2)
+        return self.linear_proj(out)  # type: ignore[no-any-return]
+
+    def _heads(self, queries: Tensor, latent: Tensor, rotary_key: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values (b, heads of this rank, s, ·) from what is low-rank."""
+        up = self.linear_q_proj if self.config.q_lora_rank is None else self.linear_q_up_proj
+        wide, _ = up(queries)
         keys_values, _ = self.linear_kv_up_proj(latent)
-        s, b, _ = queries.shape
-        cos, sin = self.rotary(config, s * self.cp_group.size(), self.cp_group)
-        query, key, value = latent_heads(
-            queries.view(s, b, self.heads, -1),
+        s, b, _ = wide.shape
+        cos, sin = self.rotary(self.config, s * self.cp_group.size(), self.cp_group)
+        return latent_heads(
+            wide.view(s, b, self.heads, -1),
             keys_values.view(s, b, self.heads, -1),
             self._whole(rotary_key),
             cos,
             sin,
-            config.qk_head_dim,
+            self.config.qk_head_dim,
         )
-        dropout = config.attention_dropout if self.training else 0.0
-        out = causal_attention(query, key, value, scale=self.softmax_scale, dropout=dropout)
-        out = out[..., : config.v_head_dim].reshape(s, b, -1)
-        return self.linear_proj(out)  # type: ignore[no-any-return]
 
     def _whole(self, rotary_key: Tensor) -> Tensor:
         # Every rank's heads use the same rotary key: backward sums its gradient over the ranks.

@@ -47,17 +47,11 @@ class ModelConfig(MLATransformerConfig):
         return copy(self)
 
 
-class LocalGPTModel(GPTModel):
-    """GPTModel whose output layer and loss use our GEMMs and kernels."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.post_process:
-            # GPTModel names the class of its output layer itself; the state stays the same.
-            self.output_layer.__class__ = ColumnParallelLinear
+class TrainedGPTModel(GPTModel):
+    """GPTModel that predicts further tokens only while it learns to."""
 
     def _postprocess(self, hidden_states: Tensor, labels: Tensor | None, **rest: Any) -> Tensor:
-        # Upstream predicts further tokens also where only the next one is asked for.
+        # Upstream does so in validation too, and has no logits to give without labels.
         if not self.mtp_process or (self.training and labels is not None):
             return super()._postprocess(  # type: ignore[no-any-return]
                 hidden_states=hidden_states, labels=labels, **rest
@@ -70,7 +64,17 @@ class LocalGPTModel(GPTModel):
         )
         if labels is None:
             return logits.transpose(0, 1).contiguous()  # type: ignore[no-any-return]
-        return self.compute_language_model_loss(labels, logits)
+        return self.compute_language_model_loss(labels, logits)  # type: ignore[no-any-return]
+
+
+class LocalGPTModel(TrainedGPTModel):
+    """GPTModel whose output layer and loss use our GEMMs and kernels."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.post_process:
+            # GPTModel names the class of its output layer itself; the state stays the same.
+            self.output_layer.__class__ = ColumnParallelLinear
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Cross entropy (b, s) in float32 from logits (s, b, vocabulary of this rank)."""
@@ -218,7 +222,7 @@ def _experts(settings: StageSettings) -> dict[str, Any]:
         "expert_layers": layers,
         # A list gives each layer a place of its own in checkpoints.
         "moe_layer_freq": 1 if all(layers) else [int(layer) for layer in layers],
-        "moe_grouped_gemm": settings.moe_grouped_gemm and use_transformer_engine(settings),
+        "moe_grouped_gemm": settings.moe_grouped_gemm,
     }
 
 
@@ -240,7 +244,7 @@ def build_model(
     """
     if use_transformer_engine(settings):
         spec, mtp = _transformer_engine_specs(config, vp_stage)
-        model_class = GPTModel
+        model_class = TrainedGPTModel
     else:
         spec = block_spec(config, vp_stage)
         spec = thin(spec) if thin else spec

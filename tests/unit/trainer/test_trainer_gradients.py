@@ -64,3 +64,39 @@ def test_buffers_hold_the_gradients_of_autograd(
             atol=1e-6,
             msg=lambda m, n=name: f"{n}: {m}",
         )
+
+
+@pytest.mark.parametrize("module", ["mla_up_proj", "moe_act", "moe", "layernorm", "mlp"])
+def test_recomputation_gives_the_same_gradients(module: str) -> None:
+    selective = {"recompute_granularity": "selective", "recompute_modules": [module]}
+    plain, recomputing = tiny_deepseek("deepseek_v2"), tiny_deepseek("deepseek_v2", **selective)
+    inputs = batch(plain)
+    wanted = plain_gradients(plain, inputs)
+    again = plain_gradients(recomputing, inputs)
+    assert again.keys() == wanted.keys()
+    assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+
+
+def test_recomputation_keeps_less() -> None:
+    def saved(**changes: Any) -> int:
+        settings = tiny_deepseek("deepseek_v2", **changes)
+        inputs = batch(settings)
+        parallel.seed(settings)
+        (model,) = parallel.build_chunks(settings, model_config(settings))
+        parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if tensor.untyped_storage().data_ptr() not in parameters:
+                kept[id(tensor.untyped_storage())] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(inputs["tokens"], inputs["position_ids"], None, labels=inputs["labels"])
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in kept.values()}
+        return sum(storage.nbytes() for storage in storages.values())
+
+    everything = saved()
+    for module in ("mla_up_proj", "moe_act"):
+        less = saved(recompute_granularity="selective", recompute_modules=[module])
+        assert less < everything, module

@@ -153,3 +153,41 @@ def test_inference_is_refused() -> None:
     own = attention(tiny_deepseek("deepseek_v2"))
     with pytest.raises(NotImplementedError, match="inference"):
         own(torch.zeros(4, 1, 64), None, inference_context=object())
+
+
+ATTENTION = [
+    "input_layernorm.weight",
+    "self_attention.linear_kv_down_proj.weight",
+    "self_attention.linear_kv_up_proj.layer_norm_weight",
+    "self_attention.linear_kv_up_proj.weight",
+    "self_attention.linear_proj.weight",
+    "self_attention.linear_q_down_proj.weight",
+    "self_attention.linear_q_up_proj.layer_norm_weight",
+    "self_attention.linear_q_up_proj.weight",
+]
+DENSE = ["mlp.linear_fc1.layer_norm_weight", "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"]
+EXPERTS = [
+    "pre_mlp_layernorm.weight",
+    "mlp.router.weight",
+    "mlp.router.expert_bias",
+    "mlp.experts.experts.linear_fc1.weight",
+    "mlp.experts.experts.linear_fc2.weight",
+    "mlp.shared_experts.linear_fc1.weight",
+    "mlp.shared_experts.linear_fc2.weight",
+]
+
+
+def test_checkpoints_have_the_names_that_transformer_engine_gives() -> None:
+    settings = tiny_deepseek("deepseek_v3")
+    model = build_model(settings, model_config(settings))
+    state = model.sharded_state_dict()
+    names = {value.key for name, value in state.items() if "_extra_state" not in name}
+    layers = {
+        "decoder.layers.0.": ATTENTION + DENSE,
+        "decoder.layers.1.": ATTENTION + EXPERTS,
+        "mtp.layers.0.transformer_layer.": ATTENTION + EXPERTS,
+        "mtp.layers.0.": [f"{n}.weight" for n in ("enorm", "hnorm", "eh_proj", "final_layernorm")],
+        "decoder.": ["final_layernorm.weight"],
+        "": ["embedding.word_embeddings.weight", "output_layer.weight"],
+    }
+    assert names == {place + name for place, inner in layers.items() for name in inner}
