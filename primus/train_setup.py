@@ -28,6 +28,7 @@ from primus.trainer import parallel
 from primus.trainer.batches import Order, micro_batches
 from primus.trainer.checkpoint import TrainingState
 from primus.trainer.flops import flops_per_token
+from primus.trainer.fully_sharded import holder
 from primus.trainer.linear import Gemm
 from primus.trainer.loop import Run
 from primus.trainer.metrics import Metrics
@@ -169,7 +170,7 @@ def load_start_weights(settings: StageSettings, state: TrainingState, path: Path
         raise DataError("\n".join(filter(None, problems)))
     directory, family = open_start(path, settings)
     load_weights(
-        [chunk.module for chunk in state.chunks],
+        [holder(chunk) for chunk in state.chunks],
         family.rules(settings),
         lambda rule, target, offset: fill(directory, rule, target, offset),
     )

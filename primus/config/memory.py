@@ -85,8 +85,25 @@ def fullest(s: Any) -> Memory:
 
 
 def _of_stage(s: Any, share: Layout, rank: RankParameters, work: float) -> Memory:
+    if s.use_torch_fsdp2:
+        return _fully_sharded(s, share, rank, work)
     own: float = rank.total
     if s.use_distributed_optimizer:
         own = rank.dense / (share.data * share.context) + rank.expert / share.expert_data
     parts = (rank.total * weight_bytes(s), rank.total * 4, own * optimizer_bytes(s), work)
+    return Memory(*parts, reserve=RESERVE[s.platform] + GAPS * sum(parts))
+
+
+def _fully_sharded(s: Any, share: Layout, rank: RankParameters, work: float) -> Memory:
+    """Shares in float32, and what is gathered: the output layer all along, and two units.
+
+    A unit is the embedding or a layer. While one computes, the next is gathered; gradients of
+    what is gathered are there in the weights' type, and those of a unit in float32 to be reduced.
+    """
+    table, output = (rank.by_part.get(part, 0) for part in ("embedding", "output"))
+    unit = max(table, (rank.total - table - output) / s.num_layers)
+    own, size = rank.total / share.data, weight_bytes(s)
+    weights = own * 4 + (output + 2 * unit) * size
+    gradients = own * 4 + (output + unit) * size + unit * 4
+    parts = (weights, gradients, own * 8, work)
     return Memory(*parts, reserve=RESERVE[s.platform] + GAPS * sum(parts))

@@ -72,6 +72,7 @@ def _changes(s: Any, nodes: int) -> Iterator[Change]:
         ranks = _ranks(s, nodes, tp, pp, cp, ep)
         for batch, again in product(micro, (False, True)):
             wanted = ranks | {"micro_batch_size": batch, "use_distributed_optimizer": True}
+            wanted |= {"use_torch_fsdp2": False}
             wanted |= _FULL if again else {}
             yield {key: value for key, value in wanted.items() if getattr(s, key) != value}
 

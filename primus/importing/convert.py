@@ -207,7 +207,7 @@ def _group_query_attention(_name: str, value: Any, _context: Values) -> Verdict:
 
 
 def _tokenizer(_name: str, value: Any, _context: Values) -> Verdict:
-    if value in HUGGING_FACE_TOKENIZERS or value is None:
+    if value is None or (isinstance(value, str) and value in HUGGING_FACE_TOKENIZERS):
         return "dropped", {}, "transformers reads the tokenizer that tokenizer_model names"
     return "unsupported", {}, "tokenizers are read through transformers, by tokenizer_model"
 

@@ -163,7 +163,7 @@ _UNLESS: dict[str, dict[str, tuple[Any, ...]]] = {
         use_fla_data use_fla_fused_gated_norm use_fla_fused_norm_gated use_fla_fused_rmsnorm
         use_fla_fused_swiglu use_fla_kda_in_kernel_gate use_fla_short_conv use_fla_triton_kda
         use_legacy_models use_megatron_fsdp use_packed_attention use_precision_aware_optimizer
-        use_rotary_position_embeddings use_short_conv use_sink_attention use_torch_fsdp2
+        use_rotary_position_embeddings use_short_conv use_sink_attention
         use_v4_compiled_sinkhorn use_v4_fp8_indexer v4_grouped_experts_support_clamped_swiglu
         kda_use_full_rank_gate"""),
         (False, None, 0),

@@ -30,6 +30,7 @@ from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import CheckpointManifest
 from primus.errors import ArtifactError, CheckpointError
 from primus.trainer import checkpoint_directory as directory
+from primus.trainer.fully_sharded import holder
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def _verify_together(candidate: Path, key: str) -> list[str]:
 def _load(state: TrainingState, source: Path) -> None:
     loaded = dist_checkpointing.load(_sharded_state(state, is_loading=True), str(source))
     for number, chunk in enumerate(state.chunks):
-        chunk.module.load_state_dict(loaded[f"model{number}"], strict=True)
+        holder(chunk).load_state_dict(loaded[f"model{number}"], strict=True)
     state.optimizer.load_state_dict(loaded["optimizer"])
     state.scheduler.load_state_dict(loaded["scheduler"])
     for name, value in loaded["progress"].items():
@@ -214,7 +215,7 @@ def _load(state: TrainingState, source: Path) -> None:
 
 def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
     models = {
-        f"model{number}": chunk.module.sharded_state_dict(metadata=_metadata())
+        f"model{number}": holder(chunk).sharded_state_dict(metadata=_metadata())
         for number, chunk in enumerate(state.chunks)
     }
     merged = {name: tensor for part in models.values() for name, tensor in part.items()}

@@ -138,7 +138,8 @@ def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: Aro
         vp_stage=chunk.vp_stage,
         thin=lambda _: chunk.layers.spec,
     )
-    for parameter in model.parameters():
+    # Fully sharded weights have no such gradient: autograd adds theirs up.
+    for parameter in () if settings.use_torch_fsdp2 else model.parameters():
         parameter.main_grad = torch.empty_like(parameter, dtype=torch.float32)
     batch = _tokens(settings, torch.device("cpu"), settings.context_parallel_size)
     if not chunk.pre_process:

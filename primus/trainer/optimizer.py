@@ -11,6 +11,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from primus.config.frozen import StageSettings
+from primus.trainer.fully_sharded import over_shares
 from primus.trainer.model import params_dtype
 from primus.trainer.platform import use_fused_adam
 
@@ -89,14 +90,69 @@ def build_optimizer(settings: StageSettings, chunks: list[torch.nn.Module]) -> M
         adam_beta2=settings.adam_beta2,
         adam_eps=settings.adam_eps,
         clip_grad=settings.clip_grad,
-        bf16=settings.bf16,
+        # The shares of FSDP2 are float32 themselves.
+        bf16=settings.bf16 and not settings.use_torch_fsdp2,
         fp16=settings.fp16,
-        params_dtype=params_dtype(settings),
+        loss_scale=settings.loss_scale if settings.fp16 else None,
+        initial_loss_scale=settings.initial_loss_scale,
+        min_loss_scale=settings.min_loss_scale,
+        loss_scale_window=settings.loss_scale_window,
+        hysteresis=settings.hysteresis,
+        params_dtype=torch.float32 if settings.use_torch_fsdp2 else params_dtype(settings),
         use_distributed_optimizer=settings.use_distributed_optimizer,
         overlap_param_gather=settings.overlap_param_gather,
         log_num_zeros_in_grad=False,
     )
-    return get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
+    if settings.use_torch_fsdp2:
+        return over_shares(config, chunks)
+    optimizer = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
+    _share_loss_scale(optimizer)
+    return optimizer
+
+
+class _SharedScaler:
+    """One loss scale for the parts of a chained optimizer: an overflow in any part counts for all.
+
+    Upstream gives each part its own. After an overflow among the experts alone their gradients
+    would be divided by another scale than the loss was multiplied by.
+    """
+
+    def __init__(self, scaler: Any, parts: int) -> None:
+        self._scaler, self._parts = scaler, parts
+        self._overflows: list[bool] = []
+
+    @property
+    def scale(self) -> Tensor:
+        """Factor of the loss, (1,) float32."""
+        return self._scaler.scale  # type: ignore[no-any-return]
+
+    @property
+    def inv_scale(self) -> Tensor:
+        """1 / scale."""
+        return self._scaler.inv_scale  # type: ignore[no-any-return]
+
+    def update(self, found_inf: bool) -> None:
+        """What one part found; the scale moves when the last part has spoken."""
+        self._overflows.append(found_inf)
+        if len(self._overflows) == self._parts:
+            self._scaler.update(any(self._overflows))
+            self._overflows = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the one scale."""
+        return self._scaler.state_dict()  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the one scale; every part brings the same state."""
+        self._scaler.load_state_dict(state)
+
+
+def _share_loss_scale(optimizer: Any) -> None:
+    parts = getattr(optimizer, "chained_optimizers", [])
+    if len(parts) > 1 and getattr(parts[0], "grad_scaler", None) is not None:
+        shared = _SharedScaler(parts[0].grad_scaler, len(parts))
+        for part in parts:
+            part.grad_scaler = shared
 
 
 def take_step(optimizer: MegatronOptimizer, clip_grad: float) -> tuple[bool, float | None]:

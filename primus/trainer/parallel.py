@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -18,8 +19,9 @@ from megatron.core.transformer.module import Float16Module
 from torch import distributed
 
 from primus.config.frozen import StageSettings
+from primus.trainer.fully_sharded import shard, without_memory
 from primus.trainer.initialize import draw_weights, leave_weights
-from primus.trainer.model import ModelConfig, build_model
+from primus.trainer.model import ModelConfig, build_model, use_transformer_engine
 from primus.trainer.platform import exchange_uneven_parts, recompute_without_transformer_engine
 
 
@@ -86,22 +88,23 @@ def build_chunks(
     chunks = []
     for stage in range(virtual or 1):
         vp_stage = stage if virtual else None
-        chunk = build_model(
-            settings,
-            config,
-            pre_process=parallel_state.is_pipeline_first_stage(
-                ignore_virtual=False, vp_stage=vp_stage
-            ),
-            post_process=parallel_state.is_pipeline_last_stage(
-                ignore_virtual=False, vp_stage=vp_stage
-            ),
-            vp_stage=vp_stage,
-        )
+        with _place(settings, config):
+            chunk = build_model(
+                settings,
+                config,
+                pre_process=parallel_state.is_pipeline_first_stage(
+                    ignore_virtual=False, vp_stage=vp_stage
+                ),
+                post_process=parallel_state.is_pipeline_last_stage(
+                    ignore_virtual=False, vp_stage=vp_stage
+                ),
+                vp_stage=vp_stage,
+            )
         chunk.model_type = ModelType.encoder_or_decoder
-        if settings.platform != "cpu":
+        if settings.platform != "cpu" and not settings.use_torch_fsdp2:
             chunk.cuda(torch.cuda.current_device())
         _mark_experts(chunk)
-        if config.perform_initialization:
+        if config.perform_initialization and not settings.use_torch_fsdp2:
             draw_weights(settings, chunk)
         if float16_module and (settings.bf16 or settings.fp16):
             chunk = Float16Module(config, chunk)
@@ -121,10 +124,23 @@ def _mark_experts(chunk: torch.nn.Module) -> None:
             parameter.allreduce = False  # type: ignore[attr-defined]
 
 
+def _place(settings: StageSettings, config: ModelConfig) -> AbstractContextManager[None]:
+    """Where the weights of a model that is built go: its device, or nowhere yet."""
+    if not settings.use_torch_fsdp2:
+        return nullcontext()
+    return without_memory(config, transformer_engine=use_transformer_engine(settings))
+
+
 def wrap(
     settings: StageSettings, config: ModelConfig, chunks: list[torch.nn.Module]
 ) -> list[torch.nn.Module]:
-    """Chunks under Megatron's data parallelism: float32 gradients in flat buffers."""
+    """Chunks under data parallelism: Megatron's, with float32 gradients in flat buffers, or FSDP2.
+
+    Fully sharded chunks get their weights only here.
+    """
+    config.finalize_model_grads_func = finalize_model_grads
+    if settings.use_torch_fsdp2:
+        return [shard(settings, config, chunk) for chunk in chunks]
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=settings.overlap_grad_reduce,
@@ -137,7 +153,6 @@ def wrap(
         )
         for number, chunk in enumerate(chunks)
     ]
-    config.finalize_model_grads_func = finalize_model_grads
     if settings.overlap_grad_reduce:
         config.no_sync_func = [chunk.no_sync for chunk in wrapped]
         if len(wrapped) == 1:

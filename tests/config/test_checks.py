@@ -17,6 +17,7 @@ V3 = {"model": "deepseek_v3_tiny"}
 FOUR = {"nproc_per_node": 4}
 TP2 = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
 PP2 = {"pipeline_model_parallel_size": 2}
+FSDP2 = {"use_torch_fsdp2": True, "use_distributed_optimizer": False}
 FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
@@ -29,6 +30,26 @@ def faults(root: Root, values: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 # (values, key, part of the reason, part of the fix)
 WRONG = [
+    (FSDP2 | TP2, "tensor_model_parallel_size", "does not go with use_torch_fsdp2", "write 1"),
+    (
+        FSDP2 | {"use_distributed_optimizer": True},
+        "use_distributed_optimizer",
+        "does not go with use_torch_fsdp2",
+        "write false",
+    ),
+    (V2 | FSDP2, "use_torch_fsdp2", "this one has num_experts", "write use_torch_fsdp2: false"),
+    (
+        FSDP2 | {"untie_embeddings_and_output_weights": False},
+        "use_torch_fsdp2",
+        "needs untie_embeddings_and_output_weights",
+        "write use_torch_fsdp2: false",
+    ),
+    (
+        FSDP2 | FOUR | {"vocab_size": 2050},
+        "make_vocab_size_divisible_by",
+        "2050 rows, which 4 data-parallel ranks cannot share",
+        "write 4",
+    ),
     (
         V2 | {"expert_model_parallel_size": 4},
         "expert_model_parallel_size",

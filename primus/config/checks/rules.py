@@ -12,6 +12,7 @@ from primus.config.checks import (
     machine,
     ranks,
     schedule,
+    sharded,
     stages,
 )
 from primus.config.checks.fault import Check, Context, Fault
@@ -32,6 +33,9 @@ LAYOUT: tuple[Check, ...] = (
     stages.recompute,
     stages.recompute_modules,
     schedule.precision,
+    sharded.keys,
+    sharded.model,
+    sharded.rows,
 )
 # A model that can be counted.
 ARCHITECTURE: tuple[Check, ...] = (

@@ -60,6 +60,11 @@ class Parallel(Keys):
     use_distributed_optimizer: bool = key(
         True, doc="Shard the optimizer over the data-parallel ranks.", identity="train"
     )
+    use_torch_fsdp2: bool = key(
+        False,
+        doc="Shard weights and gradients as well, by torch's FSDP2.",
+        identity=_SHAPES_AND_TRAIN,
+    )
     overlap_grad_reduce: bool = key(
         True, doc="Reduce gradients while the backward pass runs.", identity="train"
     )
