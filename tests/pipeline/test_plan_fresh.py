@@ -52,6 +52,16 @@ def errors(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
 
 
+def test_a_dry_run_of_a_training_says_once_what_it_takes(untouched: Project) -> None:
+    result = untouched.snakemake("--dry-run", f"train_{EXPERIMENT}", f"report_{EXPERIMENT}")
+    (line,) = (x for x in result.stderr.splitlines() if x.startswith(f"{EXPERIMENT}: "))
+    assert "1.38M parameters; TP 1, PP 1, DP 2 on 2 ranks of cpu" in line
+    assert "GiB per rank (weights " in line
+    assert f"{EXPERIMENT}: " not in result.stdout
+    silent = untouched.snakemake("--dry-run", f"data_{EXPERIMENT}")
+    assert f"{EXPERIMENT}: " not in silent.stdout + silent.stderr
+
+
 @pytest.mark.parametrize("mode", [("--dry-run",), ("--cores", "1")], ids=["dry run", "run"])
 def test_mistakes_are_one_line_each_before_anything_runs(
     untouched: Project, mode: tuple[str, ...]
