@@ -22,6 +22,7 @@ from primus.errors import UnavailableError
 from primus.trainer.kernels import cross_entropy
 from primus.trainer.layers import block_spec, mtp_spec
 from primus.trainer.linear import ColumnParallelLinear, Gemm, TorchGemm
+from primus.trainer.platform import recompute_without_transformer_engine
 from primus.trainer.routing import Router
 
 
@@ -246,6 +247,7 @@ def build_model(
         spec, mtp = _transformer_engine_specs(config, vp_stage)
         model_class = TrainedGPTModel
     else:
+        recompute_without_transformer_engine()
         spec = block_spec(config, vp_stage)
         spec = thin(spec) if thin else spec
         mtp = mtp_spec(config, vp_stage)

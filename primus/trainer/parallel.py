@@ -22,7 +22,7 @@ from primus.config.frozen import StageSettings
 from primus.trainer.fully_sharded import shard, without_memory
 from primus.trainer.initialize import draw_weights, leave_weights
 from primus.trainer.model import ModelConfig, build_model, use_transformer_engine
-from primus.trainer.platform import exchange_uneven_parts, recompute_without_transformer_engine
+from primus.trainer.platform import exchange_uneven_parts
 
 
 def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
@@ -78,7 +78,6 @@ def build_chunks(
         float16_module: in lower precision, wrap each chunk so that it takes and gives float32.
         config: where its `perform_initialization` is false, weights are left undefined.
     """
-    recompute_without_transformer_engine()
     # A mean over all tokens, where a mean of the ranks' means would be another number: masked
     # tokens, and the end of a sequence, for which there is no token to predict further ahead.
     config.calculate_per_token_loss = settings.eod_mask_loss or bool(settings.mtp_num_layers)
