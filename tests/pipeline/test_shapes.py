@@ -53,6 +53,9 @@ def dump(path: Path, source: str, **changes: Any) -> list[Shape]:
     [
         pytest.param({}, id="fp32"),
         pytest.param({"bf16": True}, id="bf16"),
+        pytest.param(
+            {"bf16": True, "use_torch_fsdp2": True, "use_distributed_optimizer": False}, id="fsdp2"
+        ),
         pytest.param({"nproc_per_node": 2, "tensor_model_parallel_size": 2}, id="two tensor ranks"),
     ],
 )
