@@ -106,16 +106,22 @@ def use_transformer_engine(settings: StageSettings) -> bool:
     Raises:
         UnavailableError: it was asked for by name and is not installed.
     """
-    if settings.transformer_impl == "local" or settings.platform == "cpu":
+    local = settings.transformer_impl == "local" or settings.platform == "cpu"
+    if local and settings.fp8 is None:
         return False
     try:
         import transformer_engine  # noqa: F401
     except ImportError as error:
-        if settings.transformer_impl == "auto":
+        if settings.transformer_impl == "auto" and settings.fp8 is None:
             return False
+        asked = (
+            "transformer_impl = transformer_engine"
+            if settings.fp8 is None
+            else f"fp8 = {settings.fp8}"
+        )
         raise UnavailableError(
-            "transformer_impl = transformer_engine: transformer-engine is not installed. "
-            "Fix: install the extra 'gpu', or set transformer_impl: local"
+            f"{asked}: transformer-engine is not installed. Fix: install the extra 'gpu', or set "
+            + ("transformer_impl: local" if settings.fp8 is None else "fp8: null")
         ) from error
     return True
 
@@ -147,6 +153,8 @@ def model_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConf
         pipeline_dtype=dtype,
         bf16=settings.bf16,
         fp16=settings.fp16,
+        fp8=settings.fp8,
+        fp8_recipe=settings.fp8_recipe,
         attention_softmax_in_fp32=True,
         use_cpu_initialization=settings.platform == "cpu",
         gradient_accumulation_fusion=False,

@@ -11,7 +11,6 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from primus.config.frozen import StageSettings
-from primus.trainer.fully_sharded import over_shares
 from primus.trainer.model import params_dtype
 from primus.trainer.platform import use_fused_adam
 
@@ -70,6 +69,13 @@ class FusedAdam(torch.optim.Optimizer):
                 found_inf=None,
             )
 
+    def make_state(self) -> None:
+        """Make the moments now: a run may be saved before its first step, when all were skipped."""
+        for group in self.param_groups:
+            group.setdefault("step", 0)
+            for param in group["params"]:
+                self._state(param)
+
     def _state(self, param: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[param]
         if not state:
@@ -90,24 +96,29 @@ def build_optimizer(settings: StageSettings, chunks: list[torch.nn.Module]) -> M
         adam_beta2=settings.adam_beta2,
         adam_eps=settings.adam_eps,
         clip_grad=settings.clip_grad,
-        # The shares of FSDP2 are float32 themselves.
-        bf16=settings.bf16 and not settings.use_torch_fsdp2,
+        bf16=settings.bf16,
         fp16=settings.fp16,
         loss_scale=settings.loss_scale if settings.fp16 else None,
         initial_loss_scale=settings.initial_loss_scale,
         min_loss_scale=settings.min_loss_scale,
         loss_scale_window=settings.loss_scale_window,
         hysteresis=settings.hysteresis,
-        params_dtype=torch.float32 if settings.use_torch_fsdp2 else params_dtype(settings),
+        params_dtype=params_dtype(settings),
         use_distributed_optimizer=settings.use_distributed_optimizer,
         overlap_param_gather=settings.overlap_param_gather,
         log_num_zeros_in_grad=False,
     )
-    if settings.use_torch_fsdp2:
-        return over_shares(config, chunks)
     optimizer = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
     _share_loss_scale(optimizer)
+    for adam in _inner(optimizer):
+        if isinstance(adam, FusedAdam):
+            adam.make_state()
     return optimizer
+
+
+def _inner(optimizer: Any) -> list[Any]:
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [part.optimizer for part in parts]
 
 
 class _SharedScaler:
@@ -164,7 +175,7 @@ def take_step(optimizer: MegatronOptimizer, clip_grad: float) -> tuple[bool, flo
     Returns:
         whether the parameters were updated (no overflow), and the gradient norm before clipping.
     """
-    inner = [part.optimizer for part in getattr(optimizer, "chained_optimizers", [optimizer])]
+    inner = _inner(optimizer)
     if not all(isinstance(adam, FusedAdam) for adam in inner):
         updated, norm, _ = optimizer.step()
         return bool(updated), norm

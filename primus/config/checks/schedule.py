@@ -26,7 +26,8 @@ def precision(s: Any, _: Context) -> Iterator[Fault]:
     if not s.bf16:
         yield Fault("fp8", "needs bf16 for all that is not a GEMM", "add bf16: true")
     elif s.platform == "cpu":
-        yield Fault("fp8", "needs a GPU", "write null, or other hardware")
+        why = "needs a GPU and transformer-engine there (the extra 'gpu')"
+        yield Fault("fp8", why, "write null, or other hardware")
     elif s.transformer_impl == "local":
         why = "needs transformer-engine, and transformer_impl is local"
         yield Fault("fp8", why, "write transformer_impl: auto, and install the extra 'gpu'")
