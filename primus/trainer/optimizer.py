@@ -11,6 +11,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from primus.config.frozen import StageSettings
+from primus.trainer.fully_sharded import over_shares
 from primus.trainer.model import params_dtype
 from primus.trainer.platform import use_fused_adam
 
@@ -96,18 +97,21 @@ def build_optimizer(settings: StageSettings, chunks: list[torch.nn.Module]) -> M
         adam_beta2=settings.adam_beta2,
         adam_eps=settings.adam_eps,
         clip_grad=settings.clip_grad,
-        bf16=settings.bf16,
+        # The shares of FSDP2 are float32 themselves.
+        bf16=settings.bf16 and not settings.use_torch_fsdp2,
         fp16=settings.fp16,
         loss_scale=settings.loss_scale if settings.fp16 else None,
         initial_loss_scale=settings.initial_loss_scale,
         min_loss_scale=settings.min_loss_scale,
         loss_scale_window=settings.loss_scale_window,
         hysteresis=settings.hysteresis,
-        params_dtype=params_dtype(settings),
+        params_dtype=torch.float32 if settings.use_torch_fsdp2 else params_dtype(settings),
         use_distributed_optimizer=settings.use_distributed_optimizer,
         overlap_param_gather=settings.overlap_param_gather,
         log_num_zeros_in_grad=False,
     )
+    if settings.use_torch_fsdp2:
+        return over_shares(config, chunks)
     optimizer = get_megatron_optimizer(config, chunks, use_gloo_process_groups=False)
     _share_loss_scale(optimizer)
     for adam in _inner(optimizer):
