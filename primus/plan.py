@@ -75,6 +75,8 @@ def _rows(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "  multi-token prediction", f"{counted['multi_token_prediction']:,} besides"
     yield "layout", f"{share['ranks']} ranks on {share['nodes']} nodes of {plan['hardware']}"
     yield "", ", ".join(f"{short} {share[name]}" for short, name in _SHORT.items())
+    if share["use_torch_fsdp2"]:
+        yield "", "weights, gradients and optimizer sharded over DP (use_torch_fsdp2)"
     layers = ", ".join(str(number) for number in share["layers_per_stage"])
     yield "  layers per stage", layers
     yield "memory per rank, GiB", f"{gib['total']:.4g}" + _of(plan["device_memory_gib"])

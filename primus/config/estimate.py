@@ -53,10 +53,16 @@ def tokens_per_step(s: Any) -> int:
 
 
 def checkpoint_bytes(s: Any) -> int:
-    """Size of one checkpoint: weights, and float32 master copies and moments of Adam."""
+    """Size of one checkpoint: weights, Adam's two moments, and float32 weights besides others.
+
+    The sharded optimizer writes its float32 weights also where the weights are float32.
+    """
     counted = parameters(s)
-    whole = counted.total + counted.multi_token_prediction
-    return whole * (14 if s.bf16 or s.fp16 else 12)
+    each = 4 + 8
+    if not s.use_torch_fsdp2:
+        half = s.bf16 or s.fp16
+        each = 2 + 12 if half else each + 4 * s.use_distributed_optimizer
+    return (counted.total + counted.multi_token_prediction) * each
 
 
 def estimate(s: Any, efficiency: float | None = None) -> Estimate | None:

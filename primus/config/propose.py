@@ -16,6 +16,8 @@ MOST_NODES = 64
 # Time that each doubling of tensor, context or expert parallelism is taken to cost; for experts
 # beyond one node three times as much. It ranks proposals, nothing else: not a measurement.
 TALK = 0.04
+# A proposal leaves some of the device free: counted memory is right within a few percent.
+FILLED = 0.95
 # A changed key weighs as much as this share of a step.
 CHANGE = 0.04
 # Context parallelism leaves each rank at least this much of a sequence.
@@ -52,7 +54,7 @@ def propose(
         possible = [(change, other) for change, other in tried if legal(other)]
         possible.sort(key=lambda pair: _slowness(pair[1]) * (1 + CHANGE * len(pair[0])))
         for change, other in possible:
-            if memory.fullest(other).total <= limit_gib * memory.GIB:
+            if memory.fullest(other).total <= limit_gib * memory.GIB * FILLED:
                 return change
         nodes *= 2
     return None

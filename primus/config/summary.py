@@ -60,6 +60,7 @@ def summary(s: Any, efficiency: float | None = None) -> dict[str, Any]:
             "expert_data_parallel_size": share.expert_data,
             "layers_per_stage": list(layers_per_stage(s)),
             "micro_batches": micro_batches(s),
+            "use_torch_fsdp2": s.use_torch_fsdp2,
         },
         "memory_per_rank_gib": per_stage[fullest].gib,
         "memory_fullest_stage": fullest,
@@ -79,7 +80,8 @@ def line(s: Any) -> str:
     words = [f"{billions(counted['total'])} parameters"]
     if counted["active"] != counted["total"]:
         words[0] += f" ({billions(counted['active'])} active)"
-    words.append(f"{layout(s)} on {plan['layout']['ranks']} ranks of {s.hardware}")
+    sharded = " fully sharded" if s.use_torch_fsdp2 else ""
+    words.append(f"{layout(s)}{sharded} on {plan['layout']['ranks']} ranks of {s.hardware}")
     limit = "" if s.device_memory_gib is None else f" of {s.device_memory_gib:g}"
     parts = ", ".join(f"{name} {size:.3g}" for name, size in gib.items() if name != "total")
     words.append(f"{gib['total']:.4g}{limit} GiB per rank ({parts})")

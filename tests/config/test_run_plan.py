@@ -10,6 +10,7 @@ import pytest
 from config_root import REPOSITORY
 
 from primus.config import memory
+from primus.config.arguments import overrides
 from primus.config.checks import Context, faults
 from primus.config.estimate import estimate, stage_flops
 from primus.config.flops import flops_per_token
@@ -153,3 +154,14 @@ def test_the_line_stays_out_of_jobs_and_of_what_programs_read(
 ) -> None:
     Announcer(["-n", word, "train_llama3_8B"]).announce("train", settings("llama3_8B"))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_other_machines_in_a_recipes_comment_fit(name: str) -> None:
+    text = (REPOSITORY / f"configs/{name}.yaml").read_text().replace("\n#     ", " ")
+    commands = re.findall(r"^#   (hardware=.*)$", text, re.MULTILINE)
+    assert [words.split()[0] for words in commands] == ["hardware=h200", "hardware=h100"]
+    for words in commands:
+        values = overrides(words.split())
+        fits = load(name, values, root=REPOSITORY, stages=()).settings
+        assert memory.fullest(fits).gib["total"] <= 0.95 * (fits.device_memory_gib or 0)
