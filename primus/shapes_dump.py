@@ -70,16 +70,20 @@ _NEUTRAL = {
 
 def dump(settings: StageSettings, output: Path) -> None:
     """Write shapes.jsonl as `gemm_tuning.shapes` asks; on the first rank only."""
-    complete = StageSettings.of(
-        "shapes", _NEUTRAL | settings.as_dict(), experiment=settings.experiment, key=settings.key
-    )
     source = settings.gemm_tuning.shapes
-    calls = trace(complete) if source == "trace" else record(complete)
+    calls = (trace if source == "trace" else record)(complete(settings))
     if calls is None:
         return
     shapes = write_shapes(output, calls, source=source, model=settings.identity)
     number = sum(shape.calls for shape in shapes)
     print(f"{source}: {number} GEMMs per micro-batch, {len(shapes)} distinct problems")
+
+
+def complete(settings: StageSettings) -> StageSettings:
+    """The stage's settings with legal values for what training reads and no shape depends on."""
+    return StageSettings.of(
+        "shapes", _NEUTRAL | settings.as_dict(), experiment=settings.experiment, key=settings.key
+    )
 
 
 def _recorders(recorded: list[GemmRecorder]) -> Any:
@@ -101,24 +105,33 @@ def record(settings: StageSettings) -> Calls | None:
     """
     torch.set_num_threads(1)
     device = install(settings.platform)
+    from primus.trainer import parallel
+
+    parallel.initialize(settings, timeout_minutes=10)
+    try:
+        return record_in_groups(settings, device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def record_in_groups(settings: StageSettings, device: torch.device) -> Calls | None:
+    """As `record`, in Megatron's process groups, which must exist."""
     # The recorder sees what reaches the dispatcher, which compiled regions do not.
     torch.compiler.set_stance("force_eager")
     from primus.trainer import parallel
     from primus.trainer.dry_steps import train_steps
 
-    parallel.initialize(settings, timeout_minutes=10)
     recorded: list[GemmRecorder] = []
     train_steps(settings, device, settings.gemm_tuning.record_iters, _recorders(recorded))
     first = recorded[0].calls
     for number, recorder in enumerate(recorded[1:], start=2):
         if recorder.calls != first:
             raise TrainingError(f"step {number} called other GEMMs than step 1")
-    own = first if parallel.sees_all_gemms() else Counter()
+    # Ranks beyond one copy of the dense layers, which the experts need, repeat their shapes.
+    counts = parallel.sees_all_gemms() and parallel.data_parallel()[0] == 0
     parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, own)
-    leader = distributed.get_rank() == 0
-    distributed.destroy_process_group()
-    return sum(parts, Counter()) if leader else None
+    distributed.all_gather_object(parts, first if counts else Counter())
+    return sum(parts, Counter()) if distributed.get_rank() == 0 else None
 
 
 def trace(settings: StageSettings) -> Calls:

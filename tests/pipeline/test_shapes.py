@@ -21,6 +21,7 @@ from primus.gemm.search import SearchResult, SearchSettings, Tuned
 from primus.gemm.shapes import Shape, read_shapes
 from primus.gemm.stack import Stack
 from primus.gemm.tuned import write_tuned
+from primus.launch import Ranks, run_ranks, thread_environment
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -65,6 +66,40 @@ def test_record_and_trace_agree(tmp_path: Path, changes: dict[str, Any]) -> None
     assert recorded == traced
     # The dumps are of 2 layers of 4 linear layers and the logits, three products each.
     assert sum(shape.calls for shape in recorded if shape.problem.batch_count == 1) == 27
+
+
+ONE_RANK: dict[str, Any] = {}
+TWO_RANKS: dict[str, Any] = {
+    "nproc_per_node": 2,
+    "tensor_model_parallel_size": 2,
+    "sequence_parallel": True,
+    "expert_model_parallel_size": 2,
+    "expert_tensor_parallel_size": 1,
+}
+
+
+@pytest.mark.parametrize("layout", [ONE_RANK, TWO_RANKS], ids=["one rank", "TP2 and EP2"])
+def test_record_and_trace_agree_for_every_tiny_model(
+    tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    output = tmp_path / "found.json"
+    ranks = Ranks(
+        module="shapes_of_models",
+        arguments=[json.dumps(layout), str(output)],
+        nproc_per_node=layout.get("nproc_per_node", 1),
+        nodes=1,
+        environment=thread_environment(1)
+        | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests/pipeline'}"},
+        log_directory=tmp_path / "logs",
+    )
+    assert run_ranks(ranks) == 0
+    found = json.loads(output.read_text())
+    tinies = {path.stem for path in (REPOSITORY / "configs").glob("*_tiny.yaml")}
+    assert set(found) == tinies
+    for name, one in found.items():
+        assert one["different"] == [], name
+        # Three products each of the logits and of the linear layers of the first layer at least.
+        assert one["calls"] > 15
 
 
 def test_the_full_size_model_has_the_sizes_of_its_layers(tmp_path: Path) -> None:
