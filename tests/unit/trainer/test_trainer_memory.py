@@ -176,9 +176,9 @@ def measured(settings: StageSettings) -> tuple[int, int]:
         (chunk,) = parallel.build_chunks(settings, model_config(settings), float16_module=False)
         for parameter in chunk.parameters():
             parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        shape = (settings.micro_batch_size, settings.seq_length)
+        shape = (settings.micro_batch_size, settings.seq_length // layout(settings).context)
         tokens = torch.randint(0, settings.vocab_size, shape)
-        positions = torch.arange(settings.seq_length).expand(shape)
+        positions = torch.arange(shape[1]).expand(shape)
         with Alive(chain(chunk.parameters(), chunk.buffers())) as alive:
             loss = chunk(tokens, positions, None, labels=tokens)
             forward = alive.now
@@ -199,6 +199,8 @@ V3 |= {"moe_shared_expert_intermediate_size": 64}
     [
         ("llama", {}),
         ("llama", {"bf16": True, "num_query_groups": 1}),
+        ("llama", FOUR | TP2),
+        ("llama", FOUR | TP2 | {"sequence_parallel": False}),
         ("llama", FULL | {"recompute_method": "uniform"}),
         ("llama", FULL | {"recompute_method": "block", "recompute_num_layers": 2}),
         ("deepseek_v2_lite", {}),
