@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import torch
 from megatron.core import parallel_state
 from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
@@ -67,12 +68,17 @@ class SdpaSelfAttention(SelfAttention):
         groups = self.num_query_groups_per_partition
         queries = self.num_attention_heads_per_partition // groups
         head = self.hidden_size_per_attention_head
-        q, k, v = split_rotate(
-            mixed.view(s, b, groups, queries + 2, head), cos[:s], sin[:s], queries
-        )
+        mixed = self._normalise(mixed.view(s, b, groups, queries + 2, head), queries)
+        q, k, v = split_rotate(mixed, cos[:s], sin[:s], queries)
         dropout = self.config.attention_dropout if self.training else 0.0
         out = causal_attention(q, k, v, dropout=dropout)
         return self.linear_proj(out.reshape(s, b, -1))  # type: ignore[no-any-return]
+
+    def _normalise(self, mixed: Tensor, queries: int) -> Tensor:
+        if not self.config.qk_layernorm:
+            return mixed
+        query, key, value = mixed.split((queries, 1, 1), dim=3)
+        return torch.cat((self.q_layernorm(query), self.k_layernorm(key), value), dim=3)
 
 
 @lru_cache(maxsize=4)

@@ -59,6 +59,7 @@ def _attention_spec(config: Any) -> ModuleSpec:
     if config.multi_latent_attention:
         params["rotary"] = RotaryTable()
         return ModuleSpec(module=LatentSelfAttention, params=params)
+    norm = RMSNorm if config.qk_layernorm else IdentityOp
     return ModuleSpec(
         module=SdpaSelfAttention,
         params=params,
@@ -66,8 +67,8 @@ def _attention_spec(config: Any) -> ModuleSpec:
             linear_qkv=ColumnParallelLinear,
             core_attention=IdentityOp,
             linear_proj=RowParallelLinear,
-            q_layernorm=IdentityOp,
-            k_layernorm=IdentityOp,
+            q_layernorm=norm,
+            k_layernorm=norm,
         ),
     )
 
