@@ -218,7 +218,8 @@ def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
         f"model{number}": holder(chunk).sharded_state_dict(metadata=_metadata())
         for number, chunk in enumerate(state.chunks)
     }
-    merged = {name: tensor for part in models.values() for name, tensor in part.items()}
+    # Chunks number their layers from 0 each: the same names.
+    merged = {f"{part}.{name}": t for part, found in models.items() for name, t in found.items()}
     return {
         **models,
         "optimizer": state.optimizer.sharded_state_dict(
