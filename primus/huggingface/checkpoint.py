@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +94,10 @@ class CheckpointReader:
         key, index, stored = self._find(name)
         planner = _Planner(key, stored, index)
         state: dict[str, Any] = {key: planner.tensor}
-        dcp_load(state, storage_reader=self._reader, planner=planner, no_dist=True)
+        with warnings.catch_warnings():
+            # That no ranks take part is meant.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            dcp_load(state, storage_reader=self._reader, planner=planner, no_dist=True)
         return planner.tensor[(0,) * len(index)]
 
     def _find(self, name: str) -> tuple[str, tuple[int, ...], TensorStorageMetadata]:
