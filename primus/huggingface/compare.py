@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from primus.config.families import Family, family_of
-from primus.config.families.config_json import mismatches
+from primus.config.families.config_json import block_scales, mismatches
 from primus.config.families.mapping import Rule
 from primus.errors import DataError, UserError
-from primus.huggingface.directory import ModelDirectory
+from primus.huggingface.directory import SCALE, ModelDirectory
 
 _SHOWN = 4
 # Follows from the settings; old conversions published it all the same.
@@ -41,10 +41,11 @@ def shapes(rules: Iterable[Rule]) -> dict[str, tuple[int, ...]]:
 
 
 def _check_tensors(directory: ModelDirectory, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    scales = {f"{name}{SCALE}" for name in wanted if block_scales(directory.config)}
     stored = {
         name: tensor.shape
         for name, tensor in directory.tensors.items()
-        if not name.endswith(_DERIVED)
+        if not name.endswith(_DERIVED) and name not in scales
     }
     missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
     other = sorted(name for name in wanted.keys() & stored.keys() if wanted[name] != stored[name])

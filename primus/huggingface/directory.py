@@ -15,6 +15,8 @@ from primus.errors import DataError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+# Ends the name of the scales of a float8 tensor.
+SCALE = "_scale_inv"
 INDEX = "model.safetensors.index.json"
 
 

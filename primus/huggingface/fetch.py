@@ -31,6 +31,7 @@ def fetch(load_hf: str, download: Path) -> WeightsManifest:
         path = download
         _download(hub, revision, download)
     directory = ModelDirectory(path)
+    config = directory.config
     records = {}
     for name in directory.files:
         records[name] = FileRecord.of(path / name)
@@ -41,7 +42,7 @@ def fetch(load_hf: str, download: Path) -> WeightsManifest:
         revision=revision,
         directory=str(path),
         files=records,
-        config=directory.config,
+        config=config,
         fingerprint=sha256_text(canonical_json(hashes)),
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from primus.config.families.config_json import block_scales
 from primus.config.families.mapping import Block, Rule
 from primus.errors import DataError
-from primus.huggingface.directory import ModelDirectory
+from primus.huggingface.directory import SCALE, ModelDirectory
 
 
 def fill(directory: ModelDirectory, rule: Rule, target: Tensor, offset: Sequence[int]) -> None:
@@ -44,7 +45,26 @@ def fill(directory: ModelDirectory, rule: Rule, target: Tensor, offset: Sequence
 def _read(directory: ModelDirectory, name: str, rows: slice, columns: slice | None) -> Tensor:
     part = directory.slice(name)
     tensor: Tensor = part[rows] if columns is None else part[rows, columns]
-    return tensor
+    if tensor.dtype != torch.float8_e4m3fn:
+        return tensor
+    return _scaled(directory, name, tensor, rows, columns)
+
+
+def _scaled(
+    directory: ModelDirectory, name: str, tensor: Tensor, rows: slice, columns: slice | None
+) -> Tensor:
+    """A slice of a float8 weight in float32: each block of it has a scale of its own."""
+    size = block_scales(directory.config)
+    if size is None or columns is None or f"{name}{SCALE}" not in directory.tensors:
+        raise DataError(
+            f"{directory.path}: {name} is in float8 without scales. Fix: restore the published "
+            "files, or name a version of the model in bfloat16"
+        )
+    scales = directory.slice(f"{name}{SCALE}")[:].float()
+    of_rows = torch.arange(rows.start, rows.stop) // size[0]
+    of_columns = torch.arange(columns.start, columns.stop) // size[1]
+    scaled: Tensor = tensor.float() * scales[of_rows][:, of_columns]
+    return scaled
 
 
 def _check_copies(

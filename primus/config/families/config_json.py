@@ -32,14 +32,27 @@ def content(fields: Iterable[Field]) -> dict[str, Any]:
     return flat | {_ROPE[:-1]: rope if scaled else None}
 
 
+def block_scales(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale in float8 weights as DeepSeek publishes them.
+
+    Each weight then has a second tensor, its name and `_scale_inv`. None: not such weights.
+    """
+    quantized = config.get("quantization_config") or {}
+    size = list(quantized.get("weight_block_size") or ())
+    if (quantized.get("quant_method"), quantized.get("fmt", "e4m3")) != ("fp8", "e4m3"):
+        return None
+    return (int(size[0]), int(size[1])) if len(size) == 2 else None
+
+
 def mismatches(config: Mapping[str, Any], family: Family, settings: Any) -> Iterator[Mismatch]:
     """Every entry of a published config.json that does not describe the settings."""
     if (found := config.get("model_type")) != family.model_type:
         why = f"the settings describe model_type {family.model_type}, config.json says {found}"
         yield Mismatch("", why, "name a model of that type, or change the model's file")
         return
-    if config.get("quantization_config") is not None:
-        why = "config.json has a quantization_config, and quantized weights are not read"
+    quantized = config.get("quantization_config")
+    if quantized is not None and block_scales(config) is None:
+        why = f"config.json has quantization_config {_shown(quantized)}, which is not read"
         yield Mismatch("", why, "name a version of the model in bfloat16")
     flat, fields = _flat(config), list(family.fields(settings))
     for field in fields:
