@@ -12,8 +12,8 @@ from primus.config.parameters import RankParameters, rank_parameters
 
 GIB = 1 << 30
 # Bytes that a process takes besides its tensors: the device's context and the buffers of the
-# collectives, on a CPU the libraries; and a share of the rest for gaps between tensors.
-RESERVE = {"cpu": GIB // 2, "cuda": 2 * GIB, "rocm": 2 * GIB}
+# collectives, on a CPU the libraries' own; and a share of the rest for gaps between tensors.
+RESERVE = {"cpu": GIB // 4, "cuda": 2 * GIB, "rocm": 2 * GIB}
 GAPS = 0.05
 
 

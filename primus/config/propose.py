@@ -72,9 +72,9 @@ def _changes(s: Any, nodes: int) -> Iterator[Change]:
         if world % (tp * pp * cp):
             continue
         ranks = _ranks(s, nodes, tp, pp, cp, ep)
-        for batch, again in product(micro, (False, True)):
-            wanted = ranks | {"micro_batch_size": batch, "use_distributed_optimizer": True}
-            wanted |= {"use_torch_fsdp2": False}
+        for batch, again, sharded in product(micro, (False, True), {False, s.use_torch_fsdp2}):
+            wanted = ranks | {"micro_batch_size": batch, "use_torch_fsdp2": sharded}
+            wanted |= {"use_distributed_optimizer": not sharded}
             wanted |= _FULL if again else {}
             yield {key: value for key, value in wanted.items() if getattr(s, key) != value}
 

@@ -85,7 +85,7 @@ def line(s: Any) -> str:
     limit = "" if s.device_memory_gib is None else f" of {s.device_memory_gib:g}"
     parts = ", ".join(f"{name} {size:.3g}" for name, size in gib.items() if name != "total")
     words.append(f"{gib['total']:.4g}{limit} GiB per rank ({parts})")
-    words.append(f"{plan['flops_per_token'] / 1e9:.3g} GFLOP per token")
+    words.append(f"{flops(plan['flops_per_token'])} per token")
     if time is not None:
         words.append(
             f"about {duration(time['seconds_per_step'])} a step and {time['gpu_hours']:,.0f} "
@@ -124,6 +124,14 @@ def amount(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f} bytes"
+
+
+def flops(number: float) -> str:
+    """FLOPs in a unit that suits them."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}FLOP"
+    return f"{number:.0f} FLOP"
 
 
 def duration(seconds: float) -> str:

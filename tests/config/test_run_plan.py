@@ -165,3 +165,10 @@ def test_a_recipe_fits_elsewhere_as_its_comment_says(name: str, hardware: str) -
     fits = load(name, values, root=REPOSITORY, stages=()).settings
     assert fits.hardware == hardware
     assert memory.fullest(fits).gib["total"] <= 0.95 * (fits.device_memory_gib or 0)
+
+
+def test_a_fully_sharded_job_may_stay_so() -> None:
+    changes = {"use_torch_fsdp2": True, "use_distributed_optimizer": False, "hardware": "h200"}
+    one = {"tensor_model_parallel_size": 1, "sequence_parallel": False}
+    with pytest.raises(ConfigError, match=r"Fix: write nodes: 2 \("):
+        load("llama3_70B", changes | one, root=REPOSITORY, stages=())
