@@ -116,6 +116,14 @@ LAYOUTS = [
         FOUR | BF16 | PP2 | {"expert_model_parallel_size": 2},
         id="V3 PP2 EP2",
     ),
+    pytest.param(
+        lambda **changes: tiny_deepseek("deepseek_v3", **changes),
+        FOUR
+        | PP2
+        | {"num_layers": 4, "moe_layer_freq": "([0]*1+[1]*3)"}
+        | {"virtual_pipeline_model_parallel_size": 2},
+        id="V3 PP2 interleaved",
+    ),
 ]
 
 
