@@ -54,6 +54,7 @@ class MetricsRow(_Row):
     Attributes:
         time: seconds since the epoch.
         loss: mean cross entropy in nats per token, of this iteration's global batch.
+        mtp_losses: the same of each layer that predicts one token further; not part of `loss`.
         grad_norm: before clipping.
         tokens_per_second: of the whole job.
         tflops_per_second: model FLOP/s of the whole job / 10^12 (no recomputation counted).
@@ -67,6 +68,7 @@ class MetricsRow(_Row):
     consumed_tokens: int
     time: float
     loss: float
+    mtp_losses: list[float] = []
     lr: float
     grad_norm: float | None
     skipped_iterations: int

@@ -25,6 +25,7 @@ from primus.trainer import checkpoint, checkpoint_directory
 from primus.trainer.checkpoint import TrainingState
 from primus.trainer.metrics import Metrics
 from primus.trainer.optimizer import take_step
+from primus.trainer.prediction import take_prediction_losses
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class Loop:
     def __init__(self, run: Run, state: TrainingState) -> None:
         self.run, self.state = run, state
         self.loss = math.nan
+        self.mtp_losses: list[float] = []
         self.validation_loss: float | None = None
         self._window = _Window(time.monotonic())
 
@@ -173,14 +175,12 @@ class Loop:
         for chunk in state.chunks:
             chunk.zero_grad_buffer()
         state.optimizer.zero_grad()
-        local = forward_backward(
-            run.settings,
-            state.chunks,
-            batches,
-            num_microbatches=_num_microbatches(run.settings),
-        )
+        count = _num_microbatches(run.settings)
+        local = forward_backward(run.settings, state.chunks, batches, num_microbatches=count)
         stop = torch.tensor([float(run.stop_requested())], dtype=torch.float64)
-        loss, tokens, stops = _sum_over_ranks(torch.cat((local, stop)))
+        further = take_prediction_losses(run.settings.mtp_num_layers or 0, count)
+        sums = _sum_over_ranks(torch.cat((local, stop, further)))
+        loss, tokens, stops, *self.mtp_losses = sums
         iteration = state.iteration + 1
         if not math.isfinite(loss):
             raise TrainingError(f"iteration {iteration}: the loss is {loss}; nothing was saved")
@@ -218,6 +218,7 @@ class Loop:
                 consumed_tokens=state.consumed_tokens,
                 time=time.time(),
                 loss=self.loss,
+                mtp_losses=self.mtp_losses,
                 lr=lr,
                 grad_norm=grad_norm,
                 skipped_iterations=state.skipped_iterations,

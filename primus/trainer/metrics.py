@@ -25,12 +25,13 @@ class Metrics:
         """Record an iteration and print the live line."""
         self._append(row)
         scalars = {"loss": row.loss, "learning-rate": row.lr, "grad-norm": row.grad_norm}
+        further = {f"mtp-{n}-loss": loss for n, loss in enumerate(row.mtp_losses, start=1)}
         speeds = {
             "tokens-per-second": row.tokens_per_second,
             "tflops-per-second": row.tflops_per_second,
             "peak-share": row.peak_share,
         }
-        for name, value in (scalars | speeds).items():
+        for name, value in (scalars | further | speeds).items():
             if value is not None:
                 self._board.add_scalar(f"train/{name}", value, row.iteration, row.time)
         print(live_line(row, self._train_iters), flush=True)
