@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from primus.config.arguments import add_config_argument, overrides
+from primus.config.estimate import EFFICIENCY_DENSE, EFFICIENCY_EXPERTS
 from primus.config.load import load
 from primus.config.schema.keys import Stage
 from primus.config.summary import amount, billions, duration, summary
@@ -50,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--efficiency",
         type=_share,
-        help="share of the measured peak that a step reaches (default: 0.55, with experts 0.35)",
+        help="share of the measured peak that a step reaches (default: "
+        f"{EFFICIENCY_DENSE}, with experts {EFFICIENCY_EXPERTS})",
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     add_config_argument(parser)
@@ -58,9 +60,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
     return value
 
 

@@ -172,3 +172,11 @@ def test_a_fully_sharded_job_may_stay_so() -> None:
     one = {"tensor_model_parallel_size": 1, "sequence_parallel": False}
     with pytest.raises(ConfigError, match=r"Fix: write nodes: 2 \("):
         load("llama3_70B", changes | one, root=REPOSITORY, stages=())
+
+
+@pytest.mark.parametrize("share", ["0", "3", "x", "nan"])
+def test_a_share_of_the_peak_is_a_share(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["llama3_8B", "--efficiency", share])
+    assert ended.value.code == 2
+    assert f"{share} is not a number above 0 and at most 1" in capsys.readouterr().err
