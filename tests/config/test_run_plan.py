@@ -73,7 +73,7 @@ def test_a_proposal_takes_no_more_nodes_than_it_needs() -> None:
 
 
 def test_a_step_takes_the_slowest_stage_and_the_wait_for_the_pipeline() -> None:
-    s = settings("llama3_70B", tensor_model_parallel_size=1, pipeline_model_parallel_size=8)
+    s = settings("llama3_70B", pipeline_model_parallel_size=8, micro_batch_size=1)
     s = s.model_copy(update={"recompute_granularity": None, "recompute_method": None})
     found = estimate(s, efficiency=0.5)
     assert found is not None
