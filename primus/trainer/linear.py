@@ -6,7 +6,7 @@ Weight gradients are added into Megatron's `main_grad` by the GEMM itself where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -94,7 +94,8 @@ class _GroupedLinear(torch.autograd.Function):
         ctx.save_for_backward(rows, *weights)
         ctx.gemm, ctx.counts = gemm, counts
         ctx.main_grads = [getattr(weight, "main_grad", None) for weight in weights]
-        return _per_group(rows, weights, counts, lambda part, weight: gemm.mm(part, weight.t()))
+        transposed = [weight.t() for weight in weights]
+        return _per_group(rows, transposed, counts, gemm)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,7 +103,7 @@ class _GroupedLinear(torch.autograd.Function):
         gemm: Gemm = ctx.gemm
         drows = None
         if ctx.needs_input_grad[0]:
-            drows = _per_group(grads[0], weights, ctx.counts, gemm.mm)
+            drows = _per_group(grads[0], weights, ctx.counts, gemm)
         parts = zip(
             weights,
             ctx.main_grads,
@@ -114,14 +115,12 @@ class _GroupedLinear(torch.autograd.Function):
 
 
 def _per_group(
-    rows: Tensor,
-    weights: Sequence[Tensor],
-    counts: Sequence[int],
-    multiply: Callable[[Tensor, Tensor], Tensor],
+    rows: Tensor, matrices: Sequence[Tensor], counts: Sequence[int], gemm: Gemm
 ) -> Tensor:
-    parts = zip(rows.split(counts), weights, strict=True)
+    parts = zip(rows.split(counts), matrices, strict=True)
     # No GEMM library is asked for a product without rows.
-    return torch.cat([multiply(part, weight) for part, weight in parts if part.shape[0]])
+    products = [gemm.mm(part, matrix) for part, matrix in parts if part.shape[0]]
+    return torch.cat(products) if products else rows.new_empty(0, matrices[0].shape[1])
 
 
 def _weight_grad(
@@ -143,10 +142,9 @@ def grouped_linear(
 
     Args:
         rows: (tokens, in), the parts one after the other. weights: (out, in) each.
-        counts: rows of each part, some of which may be 0.
+        counts: rows of each part. All may be 0: the exchange between ranks that gave the rows
+            still has its backward to do with the others.
     """
-    if not rows.shape[0]:
-        return rows.new_zeros(0, weights[0].shape[0]) + 0 * sum(w.sum() for w in weights)
     y: Tensor = _GroupedLinear.apply(  # type: ignore[no-untyped-call]
         rows, gemm, counts, *weights
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from primus.trainer.linear import TorchGemm, linear
+from primus.trainer.linear import TorchGemm, grouped_linear, linear
 
 
 class Counting(TorchGemm):
@@ -102,3 +102,41 @@ def test_products_that_nobody_needs_are_left_out() -> None:
     gemm = Counting()
     linear(x, weight.detach(), None, gemm).sum().backward()
     assert gemm.calls[1:] == [("mm", (10, 7), (7, 12))]
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 4], [0, 0, 7]])
+@pytest.mark.parametrize("buffers", [False, True])
+def test_a_grouped_layer_is_one_layer_per_part(counts: list[int], buffers: bool) -> None:
+    torch.manual_seed(3)
+    rows = torch.randn(7, 12, requires_grad=True)
+    weights = [torch.randn(5, 12, requires_grad=True) for _ in counts]
+    if buffers:
+        for weight in weights:
+            weight.main_grad = torch.ones(5, 12)  # type: ignore[attr-defined]
+    gemm = Counting()
+    y = grouped_linear(rows, weights, counts, gemm)
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    inputs = [t.detach().clone().requires_grad_() for t in (rows, *weights)]
+    parts = zip(inputs[0].split(counts), inputs[1:], strict=True)
+    wanted = torch.cat([F.linear(part, weight) for part, weight in parts])
+    wanted.backward(grad)
+    torch.testing.assert_close(y, wanted)
+    torch.testing.assert_close(rows.grad, inputs[0].grad)
+    for weight, expected in zip(weights, inputs[1:], strict=True):
+        assert expected.grad is not None
+        assert weight.grad is not None, "Megatron's hook fires"
+        found = weight.main_grad - 1 if buffers else weight.grad  # type: ignore[attr-defined]
+        torch.testing.assert_close(found, expected.grad)
+    assert all(min(*a, *b) > 0 for _, a, b in gemm.calls), "no product is empty"
+
+
+def test_a_grouped_layer_without_rows_still_has_a_backward() -> None:
+    rows = torch.empty(0, 12, requires_grad=True)
+    weights = [torch.randn(5, 12, requires_grad=True) for _ in range(2)]
+    y = grouped_linear(rows, weights, [0, 0], TorchGemm())
+    assert y.shape == (0, 5)
+    y.backward(torch.empty(0, 5))
+    assert rows.grad is not None
+    assert rows.grad.shape == (0, 12)
+    assert all(weight.grad is not None and not weight.grad.any() for weight in weights)
