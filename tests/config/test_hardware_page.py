@@ -1,0 +1,30 @@
+"""The commands for hardware that nobody has run yet are at least possible."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from config_root import REPOSITORY
+
+from primus.config.arguments import overrides
+from primus.config.load import load
+
+PAGE = (REPOSITORY / "docs/hardware.md").read_text()
+COMMANDS = re.findall(r"^snakemake train_.*$", PAGE, re.MULTILINE)
+
+
+def test_there_is_a_command_for_each_section() -> None:
+    sections = PAGE.split("\n## ")[1:]
+    assert len(COMMANDS) >= len(sections) > 5
+    assert all("snakemake train_" in section for section in sections[:-1])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_resolves(command: str) -> None:
+    _, target, option, *changes = shlex.split(command)
+    assert option == "--config"
+    settings = load(target.removeprefix("train_"), overrides(changes), root=REPOSITORY, stages=())
+    assert settings.settings.platform != "cpu"
+    assert not settings.settings.gemm_tuning.enabled
