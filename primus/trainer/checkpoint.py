@@ -28,9 +28,10 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import CheckpointManifest
-from primus.errors import ArtifactError, CheckpointError
+from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer.fully_sharded import holder
+from primus.trainer.optimizer_state import adapt, ask_for_saved_names
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
     for candidate in candidates:
         problems = _verify_together(candidate, key)
         if not problems:
-            _load(state, candidate)
+            _load(state, candidate, generators=True)
             return candidate.name
         if distributed.get_rank() == 0:
             logger.warning("skipping a damaged checkpoint: %s", "; ".join(problems))
@@ -189,7 +190,45 @@ def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
     return None
 
 
-def _verify_together(candidate: Path, key: str) -> list[str]:
+def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> CheckpointManifest:
+    """Load a checkpoint of another run, saved at any layout; collective over all ranks.
+
+    The states of the random generators belong to ranks: they are loaded where the layout is the
+    same, and are left as they are where it is not.
+
+    Args:
+        source: a checkpoint, a directory of checkpoints, or a run; of several the newest.
+        layout: of this run, as `parallel.layout` gives it.
+
+    Returns:
+        the manifest of the loaded checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, or it does not fit the model.
+    """
+    candidates = [source] if directory.iteration_of(source) is not None else []
+    for root in (source, source / "checkpoints"):
+        candidates += directory.newest_first(root)
+    if not candidates:
+        raise UserError(
+            f"load = {source}: holds no checkpoint. Fix: name a directory of a run or a checkpoint"
+        )
+    chosen = candidates[0]
+    problems = _verify_together(chosen, None)
+    if problems:
+        raise UserError(f"load = {source}: {'; '.join(problems)}. Fix: name an earlier checkpoint")
+    manifest = directory.load_manifest(chosen, None)
+    try:
+        _load(state, chosen, generators=manifest.layout == layout)
+    except (CheckpointException, KeyError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"load = {chosen}: does not fit this model: {_first_cause(error)[:200]}. Fix: the keys "
+            "of the model and of its precision must be those of the checkpoint"
+        ) from error
+    return manifest
+
+
+def _verify_together(candidate: Path, key: str | None) -> list[str]:
     problem = None
     rank, world = distributed.get_rank(), distributed.get_world_size()
     try:
@@ -202,15 +241,22 @@ def _verify_together(candidate: Path, key: str) -> list[str]:
     return sorted({text for text in gathered if text})
 
 
-def _load(state: TrainingState, source: Path) -> None:
-    loaded = dist_checkpointing.load(_sharded_state(state, is_loading=True), str(source))
+def _load(state: TrainingState, source: Path, *, generators: bool) -> None:
+    wanted = _sharded_state(state, is_loading=True)
+    if not generators:
+        del wanted["generators"]
+    saved = set(dist_checkpointing.load_tensors_metadata(str(source)))
+    ask_for_saved_names(state.optimizer, wanted["optimizer"], saved)
+    loaded = dist_checkpointing.load(wanted, str(source))
     for number, chunk in enumerate(state.chunks):
         holder(chunk).load_state_dict(loaded[f"model{number}"], strict=True)
+    adapt(state.optimizer, loaded["optimizer"])
     state.optimizer.load_state_dict(loaded["optimizer"])
     state.scheduler.load_state_dict(loaded["scheduler"])
     for name, value in loaded["progress"].items():
         setattr(state, name, value)
-    _set_generators(loaded["generators"])
+    if generators:
+        _set_generators(loaded["generators"])
 
 
 def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
@@ -218,12 +264,10 @@ def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
         f"model{number}": holder(chunk).sharded_state_dict(metadata=_metadata())
         for number, chunk in enumerate(state.chunks)
     }
-    # Chunks number their layers from 0 each: the same names.
-    merged = {f"{part}.{name}": t for part, found in models.items() for name, t in found.items()}
     return {
         **models,
         "optimizer": state.optimizer.sharded_state_dict(
-            merged, is_loading=is_loading, metadata=_metadata()
+            models, is_loading=is_loading, metadata=_metadata()
         ),
         "scheduler": state.scheduler.state_dict(),
         "progress": {

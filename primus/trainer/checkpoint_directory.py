@@ -62,14 +62,14 @@ def fsync_files(paths: Iterable[Path]) -> None:
             os.fsync(stream.fileno())
 
 
-def load_manifest(directory: Path, key: str) -> CheckpointManifest:
-    """Read a checkpoint's manifest and check that it belongs to the run `key`.
+def load_manifest(directory: Path, key: str | None) -> CheckpointManifest:
+    """Read a checkpoint's manifest and check that it belongs to the run `key`, if one is given.
 
     Raises:
         ArtifactError: no manifest, a damaged one, or one of another run.
     """
     manifest = CheckpointManifest.load(directory / MANIFEST)
-    if manifest.key != key:
+    if key is not None and manifest.key != key:
         raise ArtifactError(f"{directory}: belongs to run {manifest.key}, not to run {key}")
     if manifest.iteration != iteration_of(directory):
         raise ArtifactError(f"{directory}: holds iteration {manifest.iteration}")

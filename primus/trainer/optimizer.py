@@ -45,10 +45,11 @@ class FusedAdam(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
+            # Also where this rank has none: rank 0 saves the count for ranks that have some.
+            group["step"] = group.get("step", 0) + 1
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            group["step"] = group.get("step", 0) + 1
             states = [self._state(p) for p in params]
             steps = [torch.tensor(float(group["step"]), device=p.device) for p in params]
             beta1, beta2 = group["betas"]
