@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -56,6 +57,44 @@ def export(run: Run) -> Path:
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
     return output.parent
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[list[float]]]]:
+    """Per case, loss and gradient norm of each iteration, sharded and plain."""
+    path = tmp_path_factory.mktemp("ranks") / "found.json"
+    program = Path(__file__).with_name("fully_sharded_ranks.py")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", str(program), str(path)),
+        ],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+    )
+    return dict(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("case", "tolerance"),
+    [
+        ("mean of micro-batches", 1e-5),
+        ("mean of tokens", 1e-5),
+        ("start weights", 1e-5),
+        # Data parallelism adds each weight gradient in float32; here it is rounded to bfloat16
+        # once per micro-batch.
+        ("bf16", 2e-3),
+    ],
+)
+def test_unequal_ranks(
+    ranks: dict[str, dict[str, list[list[float]]]], case: str, tolerance: float
+) -> None:
+    """Of the sequences other numbers of tokens count, so that the ranks weigh differently."""
+    plain, sharded = ranks[case]["plain"], ranks[case]["sharded"]
+    assert len(plain) == len(sharded) == 10
+    for (loss, norm), (ours, own_norm) in zip(plain, sharded, strict=True):
+        assert ours == pytest.approx(loss, rel=tolerance)
+        assert own_norm == pytest.approx(norm, rel=10 * tolerance)
 
 
 def test_losses_are_those_of_data_parallelism(plain: Run, sharded: Run) -> None:
