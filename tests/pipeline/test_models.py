@@ -55,8 +55,8 @@ def test_the_loss_falls(trained: Path, name: str) -> None:
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "lr" in row]
     # The first row is of iteration 5: a uniform guess has ln 2048 = 7.6.
-    assert losses[0] > 6.0
-    assert losses[-1] < 5.5
+    assert losses[0] > 7.0
+    assert losses[-1] < 6.2
     assert losses[-1] < losses[0] - 1.0
     assert (directory / "report.html").exists()
     export = json.loads((directory / "hf/manifest.json").read_text())
