@@ -154,3 +154,28 @@ def name_of(changes: dict[str, Any]) -> str:
     long = {value: key for key, value in _SHORT.items()}
     words = [f"{long.get(key, key)}={value}" for key, value in changes.items()]
     return " ".join(words) or "data parallel"
+
+
+# Number of processes → family → layouts that save, and load what others saved.
+RESHARDED: dict[int, dict[str, list[dict[str, Any]]]] = {
+    1: {"dense": [layout(), layout(**PLAIN)], "v3": [layout(), layout(**PLAIN)]},
+    2: {
+        "dense": [layout(TP=2, SP=True), layout(PP=2, VPP=2), layout(CP=2), layout(**PLAIN)],
+        "v3": [layout(EP=2), layout(PP=2), layout(TP=2, SP=True, ETP=1)],
+    },
+    4: {
+        "dense": [layout(TP=2, PP=2)],
+        "v3": [layout(EP=4), layout(PP=2, EP=2)],
+    },
+}
+
+
+def sources_of(family: str, name: str) -> list[str]:
+    """Whose checkpoints a layout loads: those of one process, and that of the layout before."""
+    names = [
+        f"{world} ranks, {name_of(changes)}"
+        for world, families in RESHARDED.items()
+        for changes in families[family]
+    ]
+    before = names[names.index(name) - 1]
+    return list(dict.fromkeys((names[0], names[1], before)))

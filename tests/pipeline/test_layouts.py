@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from layout_cases import CASES, name_of
+from layout_run import run_ranks
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-REPOSITORY = Path(__file__).parents[2]
 ITERATIONS = 20
 EVERY = [
     pytest.param(world, family, changes, id=f"{world} ranks, {family}: {name_of(changes)}")
@@ -37,36 +33,7 @@ class Ranks:
 
     def _run(self, world: int) -> dict[str, Result]:
         output = self._directory / f"{world}.json"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment = os.environ | {
-            "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(world),
-        }
-        command = [sys.executable, str(REPOSITORY / "tests/pipeline/layout_ranks.py")]
-        logs = [self._directory / f"{world}.{rank}.log" for rank in range(world)]
-        ranks = []
-        for rank, log in enumerate(logs):
-            with log.open("w") as stream:
-                ranks.append(
-                    subprocess.Popen(
-                        [*command, str(ITERATIONS), str(output)],
-                        env=environment | {"RANK": str(rank)},
-                        stdout=stream,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        try:
-            status = [rank.wait(timeout=600) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        said = "\n".join(log.read_text()[-2000:] for log in logs)
-        assert not any(status), said
+        run_ranks("layout_ranks.py", world, [str(ITERATIONS), str(output)], self._directory)
         results: dict[str, Result] = json.loads(output.read_text())
         return results
 

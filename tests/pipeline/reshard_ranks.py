@@ -1,0 +1,97 @@
+"""One rank that saves in some layouts and goes on in others: what test_resharding.py starts.
+
+    python reshard_ranks.py save|load DIRECTORY
+
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT stand in the environment. "save" trains each layout
+of this number of processes for some iterations and saves it; "load" loads, in each layout, what
+`sources_of` names, whatever number of processes saved it, and writes the losses after it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from layout_cases import RESHARDED, name_of, sources_of
+from layout_ranks import Training, settings_of
+from torch import distributed
+
+from primus.artifacts.provenance import libraries
+from primus.trainer.platform import install
+
+BEFORE, AFTER = 6, 4
+
+
+def about(layout: dict[str, int]) -> dict[str, Any]:
+    """The fields of a manifest that the trainer's caller knows."""
+    return {
+        "key": "0" * 12,
+        "parent": None,
+        "attempt": 1,
+        "samples_fingerprint": "s",
+        "tokenizer_fingerprint": "t",
+        "tuned_sha256": None,
+        "code_commit": "c",
+        "code_dirty": False,
+        "libraries": libraries(),
+        "layout": layout,
+    }
+
+
+def save(directory: Path, family: str, changes: dict[str, Any], name: str) -> list[Any]:
+    """Train and save; the losses before and after."""
+    from primus.trainer import checkpoint, parallel
+
+    training = Training(settings_of(family, nproc_per_node=distributed.get_world_size(), **changes))
+    curve = training.train(BEFORE)
+    layout = parallel.layout(training.settings)
+    checkpoint.save(training.state, directory / family / name, about(layout))
+    curve += training.train(AFTER)
+    training.close()
+    return curve
+
+
+def load(family: str, changes: dict[str, Any], source: Path) -> list[Any]:
+    """Losses after the checkpoint in `source`."""
+    from primus.trainer import checkpoint, parallel
+
+    # Other weights than those that are loaded.
+    changes = changes | {"nproc_per_node": distributed.get_world_size(), "seed": 99}
+    training = Training(settings_of(family, **changes))
+    checkpoint.load_other(training.state, source, parallel.layout(training.settings))
+    assert training.state.iteration == BEFORE
+    curve = training.train(AFTER)
+    training.close()
+    return curve
+
+
+def main() -> None:
+    """Save or load in every layout of this number of processes."""
+    verb, directory = sys.argv[1], Path(sys.argv[2])
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    install("cpu")
+    torch.compiler.set_stance("force_eager")
+    distributed.init_process_group("gloo")
+    world = distributed.get_world_size()
+    found: dict[str, Any] = {}
+    for family, layouts in RESHARDED[world].items():
+        for changes in layouts:
+            name = f"{world} ranks, {name_of(changes)}"
+            if verb == "save":
+                found[f"{family}: {name}"] = save(directory, family, changes, name)
+                continue
+            for source in sources_of(family, name):
+                path = directory / family / source
+                found[f"{family}: {source} -> {name}"] = load(family, changes, path)
+    if distributed.get_rank() == 0:
+        (directory / f"{verb}-{world}.json").write_text(json.dumps(found))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
