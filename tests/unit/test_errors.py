@@ -19,7 +19,8 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert program.stdout and program.stderr
+    assert program.stdout
+    assert program.stderr
     assert program.stdout.readline() == b"line\n"
     program.stdout.close()
     assert program.stderr.read() == b""
