@@ -31,6 +31,7 @@ _NEUTRAL = {
     "hysteresis": 2,
     "init_method_std": 0.02,
     "initial_loss_scale": 2.0**32,
+    "load_checkpoint": None,
     "loss_scale": None,
     "loss_scale_window": 1000,
     "lr": 1e-4,

@@ -140,7 +140,9 @@ def _attempt(
         tuned, gemm = train_setup.load_tuned(settings, args.tuned)
     run, state = train_setup.prepare(settings, args, device, tuned, gemm, lambda: _stop)
     resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)
-    if args.weights is not None and resumed is None:
+    if settings.load_checkpoint is not None and resumed is None:
+        resumed = train_setup.load_other_run(settings, state)
+    elif args.weights is not None and resumed is None:
         train_setup.load_start_weights(settings, state, args.weights)
     record.begin(state.iteration, resumed)
     if distributed.get_rank() == 0 and resumed:

@@ -16,7 +16,7 @@ from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
 from primus.dataset.order import batch_indices
 from primus.dataset.samples import SplitName, open_split
-from primus.errors import DataError, TrainingError
+from primus.errors import DataError, TrainingError, UserError
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import BackendSpec
 from primus.gemm.dispatch import GemmDispatcher
@@ -26,7 +26,7 @@ from primus.huggingface.read import fill
 from primus.huggingface.start import open_start, verify
 from primus.trainer import parallel
 from primus.trainer.batches import Order, micro_batches
-from primus.trainer.checkpoint import TrainingState
+from primus.trainer.checkpoint import TrainingState, load_other
 from primus.trainer.flops import flops_per_token
 from primus.trainer.fully_sharded import holder
 from primus.trainer.linear import Gemm
@@ -217,3 +217,21 @@ def tuned_use(dispatcher: GemmDispatcher | None) -> TunedUse | None:
         for name in ("hits", "defaults", "misses", "rejections")
     }
     return TunedUse(**sums, problems=uses[0].problems)
+
+
+def load_other_run(settings: StageSettings, state: TrainingState) -> str:
+    """Go on from the checkpoint that `load_checkpoint` names, whatever its layout; collective.
+
+    Returns:
+        what was loaded, for the attempt's record.
+
+    Raises:
+        UserError: there is no good checkpoint, it does not fit, or it has reached `train_iters`.
+    """
+    manifest = load_other(state, Path(settings.load_checkpoint), parallel.layout(settings))
+    if state.iteration >= settings.train_iters:
+        raise UserError(
+            f"load_checkpoint = {settings.load_checkpoint}: is at iteration {state.iteration} "
+            f"already. Fix: raise train_iters, which is {settings.train_iters}"
+        )
+    return f"{settings.load_checkpoint} of run {manifest.key} at iteration {state.iteration}"

@@ -211,19 +211,21 @@ def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> Ch
         candidates += directory.newest_first(root)
     if not candidates:
         raise UserError(
-            f"load = {source}: holds no checkpoint. Fix: name a directory of a run or a checkpoint"
+            f"load_checkpoint = {source}: holds no checkpoint. Fix: name a run or a checkpoint"
         )
     chosen = candidates[0]
     problems = _verify_together(chosen, None)
     if problems:
-        raise UserError(f"load = {source}: {'; '.join(problems)}. Fix: name an earlier checkpoint")
+        raise UserError(
+            f"load_checkpoint = {source}: {'; '.join(problems)}. Fix: name an earlier checkpoint"
+        )
     manifest = directory.load_manifest(chosen, None)
     try:
         _load(state, chosen, generators=manifest.layout == layout)
     except (CheckpointException, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"load = {chosen}: does not fit this model: {_first_cause(error)[:200]}. Fix: the keys "
-            "of the model and of its precision must be those of the checkpoint"
+            f"load_checkpoint = {chosen}: does not fit this model: {_first_cause(error)[:200]}. "
+            "Fix: the keys of the model and of its precision must be those of the checkpoint"
         ) from error
     return manifest
 

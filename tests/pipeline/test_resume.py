@@ -193,3 +193,21 @@ def test_two_ranks_that_lose_their_starter(bench: Bench, undisturbed: Run) -> No
         assert lr == wanted[iteration][1]
         assert norm == pytest.approx(wanted[iteration][2], rel=1e-4), iteration
     assert run.manifest().checkpoints[-1].iteration == LAST
+
+
+def test_another_layout_goes_on_from_a_run(bench: Bench, undisturbed: Run) -> None:
+    """`load_checkpoint`: two tensor-parallel ranks go on from what one rank saved."""
+    start = undisturbed.copy("first-half", until=20)
+    changes = {"nproc_per_node": 2, "tensor_model_parallel_size": 2, "train_iters": 30}
+    run = bench.run("tensor-parallel", load_checkpoint=str(start.directory), **changes)
+    assert "at iteration 20" in run.finish()
+    wanted = undisturbed.curve()
+    found = run.curve()
+    assert list(found) == list(range(21, 31))
+    for iteration, (loss, lr, _) in found.items():
+        assert loss == pytest.approx(wanted[iteration][0], rel=1e-5), iteration
+        assert lr == wanted[iteration][1]
+    nowhere = bench.run("nowhere", load_checkpoint=str(bench.path / "none"))
+    status, output = nowhere.fail()
+    assert status == 2
+    assert re.search(r"error: load_checkpoint = .*none: holds no checkpoint. Fix: ", output)

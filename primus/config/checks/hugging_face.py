@@ -24,7 +24,9 @@ def exported(s: Any, context: Context) -> Iterator[Fault]:
 
 
 def start(s: Any, context: Context) -> Iterator[Fault]:
-    """The model that a run starts from is there and has the architecture of the settings."""
+    """A run starts from one thing; a model of Hugging Face has the architecture of the settings."""
+    if s.load_checkpoint is not None and s.load_hf is not None:
+        yield Fault("load_checkpoint", "load_hf is set as well", "keep one of the two")
     if s.load_hf is not None and "weights" in context.stages:
         for key, why, fix in start_model.mistakes(s, context.root):
             yield Fault(key, why, fix)

@@ -18,6 +18,12 @@ class Training(Keys):
     seed: int = key(
         1234, doc="Seed of weights, dropout and data order.", identity=("samples", "train"), ge=0
     )
+    load_checkpoint: str | None = key(
+        None,
+        doc="Run or checkpoint to go on from, with all of its state, at this parallel layout; "
+        "null: a fresh start.",
+        identity="train",
+    )
     load_hf: str | None = key(
         None,
         doc="Hugging Face model to start from: a directory, or a hub id such as org/name or "
