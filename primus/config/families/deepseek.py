@@ -26,6 +26,8 @@ def objections(s: Any) -> Iterator[Objection]:
         add_bias_linear=False,
         add_qkv_bias=False,
         multi_latent_attention=True,
+        # The low-rank norms keep this epsilon, whatever the others have.
+        norm_epsilon=1e-6,
         qk_layernorm=True,
         swiglu=True,
         use_rope_scaling=False,

@@ -63,7 +63,7 @@ def published(settings: StageSettings, directory: Path) -> Any:
         for tensor in model.state_dict().values():
             # Large weights, so that attention, its rotations and the routing show in the logits.
             spread = torch.randn_like(tensor)
-            tensor.copy_(1 + 0.2 * spread if tensor.dim() == 1 else 0.2 * spread)
+            tensor.copy_(1 + 0.1 * spread if tensor.dim() == 1 else 0.1 * spread)
     model.save_pretrained(directory)
     (directory / "config.json").write_text(json.dumps(entries))
     return model.eval()
@@ -75,7 +75,7 @@ def complete(settings: StageSettings, directory: Path) -> dict[str, torch.Tensor
     for rule in family_of(settings).rules(settings):
         for name, shape in rule.shapes().items():
             if name not in tensors:
-                tensors[name] = 0.2 * torch.randn(shape)
+                tensors[name] = 0.1 * torch.randn(shape)
         for name in rule.copies:
             tensors[name] = tensors[rule.blocks[0].name].clone()
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -93,13 +93,12 @@ def megatron(settings: StageSettings) -> Any:
 
 
 def imported(settings: StageSettings, directory: Path) -> Any:
-    """Our model with the weights of `directory`."""
+    """Our model with the weights of `directory`; its config.json is not looked at."""
     from primus.trainer.start_weights import load_weights
 
     source = ModelDirectory(directory)
-    family = check_model(source, settings)
     chunk = megatron(settings)
-    rules = family.rules(settings)
+    rules = family_of(settings).rules(settings)
     load_weights([chunk], rules, lambda rule, target, at: fill(source, rule, target, at))
     return chunk
 
@@ -142,6 +141,7 @@ def test_an_imported_model_is_that_of_transformers_and_exports_bit_by_bit(
     settings = settings_of(experiment)
     theirs = published(settings, tmp_path / "published")
     tensors = complete(settings, tmp_path / "published")
+    check_model(ModelDirectory(tmp_path / "published"), settings)
     chunk = imported(settings, tmp_path / "published")
     assert relative_error(settings, chunk, theirs) <= TOLERANCE
     again = load_file(exported(settings, chunk, tmp_path / "exported") / "model.safetensors")
@@ -153,10 +153,42 @@ def test_an_imported_model_is_that_of_transformers_and_exports_bit_by_bit(
 
 @pytest.mark.parametrize("experiment", MODELS)
 def test_an_exported_model_is_that_of_transformers(tmp_path: Path, experiment: str) -> None:
-    settings = settings_of(experiment, init_method_std=0.2)
+    settings = settings_of(experiment, init_method_std=0.1)
     chunk = megatron(settings)
     theirs = AutoModelForCausalLM.from_pretrained(exported(settings, chunk, tmp_path / "exported"))
     assert relative_error(settings, chunk, theirs.eval()) <= TOLERANCE
     assert {name for name, _ in theirs.named_parameters()}
     names = shapes(family_of(settings).rules(settings))
     assert len(load_file(tmp_path / "exported/model.safetensors")) == len(names)
+
+
+# Values without a tensor of their own, and another value that the same tensors allow.
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "llama3.1_8B_tiny": {"norm_epsilon": 1e-3, "rotary_base": 1e4, "rope_scaling_factor": 2.0},
+    "deepseek_v2_tiny": {
+        "moe_router_group_topk": 3,
+        "moe_router_num_groups": 2,
+        "moe_router_topk_scaling_factor": 8.0,
+        "mscale_all_dim": 1.0,
+        "rotary_scaling_factor": 20.0,
+    },
+    "deepseek_v3_tiny": {
+        "beta_slow": 4.0,
+        "moe_router_group_topk": 1,
+        "moe_router_topk": 3,
+        "mscale": 0.5,
+        "original_max_position_embeddings": 32,
+    },
+}
+
+
+@pytest.mark.parametrize("experiment", OTHERWISE)
+def test_the_logits_show_every_value_that_has_no_tensor(tmp_path: Path, experiment: str) -> None:
+    """The parity is none that would hold with other values, too."""
+    settings = settings_of(experiment)
+    theirs = published(settings, tmp_path / "published")
+    complete(settings, tmp_path / "published")
+    for key, value in OTHERWISE[experiment].items():
+        other = settings_of(experiment, **{key: value})
+        chunk = imported(other, tmp_path / "published")
+        assert relative_error(settings, chunk, theirs) > 10 * TOLERANCE, key
