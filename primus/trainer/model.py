@@ -78,7 +78,14 @@ class LocalGPTModel(TrainedGPTModel):
             self.output_layer.__class__ = ColumnParallelLinear
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Cross entropy (b, s) in float32 from logits (s, b, vocabulary of this rank)."""
+        """Cross entropy (b, s) in float32 from logits (s, b, vocabulary of this rank).
+
+        Rows that pad the vocabulary take no part: how many there are depends on the layout.
+        """
+        first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
+        own = max(0, self.real_vocab_size - first)
+        if own < logits.shape[-1]:
+            logits[..., own:] = float("-inf")
         if parallel_state.get_tensor_model_parallel_world_size() > 1:
             return super().compute_language_model_loss(labels, logits)  # type: ignore[no-any-return]
         s, b, vocabulary = logits.shape
@@ -260,7 +267,7 @@ def build_model(
         spec = thin(spec) if thin else spec
         mtp = mtp_spec(config, vp_stage)
         model_class = LocalGPTModel
-    return model_class(
+    model = model_class(
         config=config,
         transformer_layer_spec=spec,
         mtp_block_spec=mtp,
@@ -276,6 +283,8 @@ def build_model(
         rope_scaling_factor=settings.rope_scaling_factor,
         vp_stage=vp_stage,
     )
+    model.real_vocab_size = settings.vocab_size
+    return model
 
 
 def _transformer_engine_specs(config: ModelConfig, vp_stage: int | None) -> tuple[Any, Any]:

@@ -93,6 +93,7 @@ CASES: dict[int, dict[str, list[dict[str, Any]]]] = {
         "dense": [
             layout(TP=2),
             layout(TP=2, SP=True),
+            layout(TP=2, make_vocab_size_divisible_by=64),
             layout(PP=2),
             layout(PP=2, VPP=2),
             layout(PP=2, decoder_first_pipeline_num_layers=1),

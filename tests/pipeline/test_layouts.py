@@ -56,7 +56,8 @@ def test_losses_are_those_of_one_process(
 ) -> None:
     wanted = ranks.results(1)[f"{family}: alone"]
     found = ranks.results(world)[f"{family}: {name_of(changes)}"]
-    assert found["parameters"] == wanted["parameters"]
+    if "make_vocab_size_divisible_by" not in changes:
+        assert found["parameters"] == wanted["parameters"]
     for iteration, pair in enumerate(zip(found["curve"], wanted["curve"], strict=True), start=1):
         (loss, norm), (wanted_loss, wanted_norm) = pair
         assert loss == pytest.approx(wanted_loss, rel=1e-5), iteration

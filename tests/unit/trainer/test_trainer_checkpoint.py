@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_tiny import tiny
+from trainer_tiny import tiny, tiny_deepseek
 
 from primus.artifacts.provenance import libraries
 from primus.errors import CheckpointError
@@ -33,19 +33,25 @@ KINDS = [
     pytest.param({"use_distributed_optimizer": False}, id="plain optimizer, fp32"),
     pytest.param({"use_distributed_optimizer": False, "bf16": True}, id="plain optimizer, bf16"),
     pytest.param({"hidden_dropout": 0.1, "attention_dropout": 0.1}, id="dropout"),
+    pytest.param({"family": "deepseek_v3", "bf16": True}, id="experts, bf16"),
+    pytest.param(
+        {"family": "deepseek_v3", "use_distributed_optimizer": False, "hidden_dropout": 0.1},
+        id="experts, plain optimizer, dropout",
+    ),
 ]
 
 
 class Training:
     """A model that trains on random tokens; losses depend on its state alone."""
 
-    def __init__(self, **changes: Any) -> None:
+    def __init__(self, family: str | None = None, **changes: Any) -> None:
         from primus.trainer import parallel
         from primus.trainer.checkpoint import TrainingState
         from primus.trainer.model import model_config
         from primus.trainer.optimizer import build_optimizer, build_scheduler
 
-        self.settings = tiny(lr_warmup_iters=0, **changes)
+        changes = {"lr_warmup_iters": 0} | changes
+        self.settings = tiny_deepseek(family, **changes) if family else tiny(**changes)
         parallel.seed(self.settings)
         config = model_config(self.settings)
         chunks = parallel.wrap(self.settings, config, parallel.build_chunks(self.settings, config))
