@@ -42,6 +42,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "bf16": True,
         },
     ),
+    "dense, FSDP2": (
+        "llama3.1_8B_tiny",
+        {
+            "use_torch_fsdp2": True,
+            "use_distributed_optimizer": False,
+            "vocab_size": 2050,
+            "make_vocab_size_divisible_by": 4,
+        },
+    ),
     "experts, TP2 PP2 EP2": (
         "deepseek_v3_tiny",
         {

@@ -55,7 +55,7 @@ def test_a_run_starts_where_the_model_ended(project: Project, model: Path) -> No
     weights = WeightsManifest.load(path)
     assert weights.fingerprint == manifest.weights_fingerprint
     assert set(weights.files) == {"config.json", "model.safetensors"}
-    assert project.plan(TARGET, *ONLY) == {}
+    assert not {"weights", "train"} & set(project.plan(TARGET))
 
     # Another model under the same name is no silent change of the run.
     config = json.loads((model / "config.json").read_text())
