@@ -205,6 +205,8 @@ _KNOWN_WARNINGS = (
     r".*Apex is not installed.*",
     r".*Transformer Engine.*not installed.*",
     r"full scope is deprecated.*",
+    # Of experts that are not split themselves, beside layers that are.
+    r"`sequence_parallel` is set to `True`, but tensor model parallel size is 1.*",
     r"The \.grad attribute of a Tensor that is not a leaf Tensor.*",
     r"`torch\.distributed\.(all_gather_into|reduce_scatter)_tensor` is deprecated.*",
 )
