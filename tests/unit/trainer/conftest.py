@@ -13,7 +13,10 @@ with warnings.catch_warnings():
     # Of torch's and Megatron-core's own modules while they are imported.
     warnings.simplefilter("ignore")
     from megatron.core import parallel_state
-    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+    from megatron.core.transformer.moe.moe_utils import (
+        MoEAuxLossAutoScaler,
+        get_moe_layer_wise_logging_tracker,
+    )
 
     from primus.trainer import parallel
 
@@ -37,5 +40,9 @@ def eager() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def unit_scale_of_balancing_losses() -> None:
-    """Megatron-core keeps this factor for the whole process; its schedule sets it in this shape."""
+    """Megatron-core keeps this factor for the whole process; its schedule sets it in this shape.
+
+    It also keeps what it logged of them, by layer: a model with more layers has no place there.
+    """
     MoEAuxLossAutoScaler.main_loss_backward_scale = torch.ones(1)
+    get_moe_layer_wise_logging_tracker().clear()
