@@ -105,11 +105,9 @@ CASES: dict[int, dict[str, list[dict[str, Any]]]] = {
         ],
         "v2": [
             layout(EP=2),
-            layout(TP=2, SP=True, ETP=1),
             layout(TP=2, SP=True, eod_mask_loss=True),
             layout(PP=2),
             layout(CP=2),
-            layout(CP=2, eod_mask_loss=True),
         ],
         "v3": [
             layout(),
@@ -124,16 +122,13 @@ CASES: dict[int, dict[str, list[dict[str, Any]]]] = {
     4: {
         "dense": [
             layout(PP=4),
-            layout(PP=4, decoder_last_pipeline_num_layers=1, num_layers=4),
+            layout(PP=2, decoder_last_pipeline_num_layers=3),
             layout(TP=2, PP=2),
             layout(TP=2, SP=True, CP=2),
             layout(TP=2, SP=True),
-            layout(TP=4),
-            layout(CP=4),
         ],
         "v3": [
             layout(EP=4),
-            layout(EP=2),
             layout(EP=2, **PLAIN),
             layout(TP=2, SP=True, EP=2, ETP=2),
             layout(PP=2, EP=2),

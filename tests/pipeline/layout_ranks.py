@@ -1,9 +1,9 @@
-"""One rank that trains a tiny model in one layout after the other: what test_layouts.py starts.
+"""Ranks that train tiny models in one layout after the other: what test_layouts.py starts.
 
-    python layout_ranks.py ITERATIONS RESULTS.json [FAMILY ...]
+    python layout_ranks.py RANKS ITERATIONS RESULTS.json [FAMILY ...]
 
-RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT stand in the environment. Rank 0 writes, per case,
-the loss and the gradient norm of each iteration and the number of parameters.
+Rank 0 writes, per case, the loss and the gradient norm of each iteration and the number of
+parameters.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from __future__ import annotations
 import json
 import sys
 import time
-import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from layout_cases import CASES, FAMILIES, name_of
+from layout_run import fork_ranks
 from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
 from primus.config.frozen import StageSettings
 from primus.config.identity import identities
 from primus.config.load import load
-from primus.trainer.platform import install
 
 
 def settings_of(family: str, **changes: Any) -> StageSettings:
@@ -137,23 +137,18 @@ class Training:
         self._groups.destroy_model_parallel()
 
 
-def main() -> None:
-    """Train every case of this number of processes."""
-    iterations, output = int(sys.argv[1]), Path(sys.argv[2])
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    install("cpu")
-    torch.compiler.set_stance("force_eager")
-    distributed.init_process_group("gloo")
+def main(iterations: int, output: Path, families: list[str]) -> None:
+    """Train every case of this number of processes, on one rank."""
     world = distributed.get_world_size()
     results: dict[str, Any] = {}
     for family, cases in CASES[world].items():
         for changes in cases if world > 1 else [{}, *cases]:
-            if family not in (sys.argv[3:] or CASES[world]):
+            if family not in (families or CASES[world]):
                 continue
             started = time.monotonic()
             training = Training(settings_of(family, nproc_per_node=world, **changes))
-            results[f"{family}: {name_of(changes) if changes or world > 1 else 'alone'}"] = {
+            name = name_of(changes) if changes or world > 1 else "alone"
+            results[f"{family}: {name}"] = {
                 "curve": training.train(iterations),
                 "parameters": training.parameters,
                 "seconds": time.monotonic() - started,
@@ -161,8 +156,8 @@ def main() -> None:
             training.close()
     if distributed.get_rank() == 0:
         output.write_text(json.dumps(results))
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    ranks, count, path, *only = sys.argv[1:]
+    fork_ranks(int(ranks), partial(main, int(count), Path(path), only))

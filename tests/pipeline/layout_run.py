@@ -1,45 +1,93 @@
-"""Starting a program once per rank."""
+"""Running a test program as several ranks: one process imports, and forks the ranks."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run_ranks(program: str, world: int, arguments: list[str], logs: Path) -> None:
-    """Run `tests/pipeline/<program>` as `world` ranks on this machine, to their end.
+def run_ranks(program: str, arguments: list[str]) -> None:
+    """Run `tests/pipeline/<program>` to its end, in a session of its own.
 
     Raises:
-        AssertionError: some rank failed; the ends of their logs.
+        AssertionError: some rank failed; the end of what the ranks said.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(world),
-    }
-    command = [sys.executable, str(REPOSITORY / "tests/pipeline" / program), *arguments]
-    paths = [logs / f"{Path(program).stem}-{world}.{rank}.log" for rank in range(world)]
-    ranks = []
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "tests/pipeline" / program), *arguments],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(REPOSITORY),
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        for rank, path in enumerate(paths):
-            with path.open("w") as stream:
-                own = environment | {"RANK": str(rank)}
-                ranks.append(
-                    subprocess.Popen(command, env=own, stdout=stream, stderr=subprocess.STDOUT)
-                )
-        status = [rank.wait(timeout=900) for rank in ranks]
+        output, _ = process.communicate(timeout=900)
     finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    assert not any(status), "\n".join(path.read_text()[-2000:] for path in paths)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 0, output[-4000:]
+
+
+def fork_ranks(world: int, body: Callable[[], None]) -> None:
+    """Run `body` once per rank of a gloo group, and end with status 1 where one of them fails."""
+    import torch
+
+    from primus.trainer.platform import install
+
+    warnings.simplefilter("ignore")
+    install("cpu")
+    torch.set_num_threads(1)
+    torch.compiler.set_stance("force_eager")
+    for name in ("batches", "checkpoint", "loop", "optimizer", "parallel"):
+        importlib.import_module(f"primus.trainer.{name}")
+    left = {_fork(rank, world, body) for rank in range(world)}
+    failed = False
+    while left:
+        pid, status = os.wait()
+        left.discard(pid)
+        if status:
+            failed = True
+            for other in left:
+                os.kill(other, signal.SIGKILL)
+    sys.exit(int(failed))
+
+
+def _fork(rank: int, world: int, body: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    status = 1
+    try:
+        from torch import distributed
+
+        distributed.init_process_group("gloo")
+        body()
+        distributed.destroy_process_group()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

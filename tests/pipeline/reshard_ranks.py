@@ -1,8 +1,8 @@
-"""One rank that saves in some layouts and goes on in others: what test_resharding.py starts.
+"""Ranks that save in some layouts and go on in others: what test_resharding.py starts.
 
-    python reshard_ranks.py save|load DIRECTORY
+    python reshard_ranks.py RANKS save|load DIRECTORY
 
-RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT stand in the environment. "save" trains each layout
+"save" trains each layout
 of this number of processes for some iterations and saves it; "load" loads, in each layout, what
 `sources_of` names, whatever number of processes saved it, and writes the losses after it.
 """
@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from layout_cases import RESHARDED, name_of, sources_of
 from layout_ranks import Training, settings_of
+from layout_run import fork_ranks
 from torch import distributed
 
 from primus.artifacts.provenance import libraries
-from primus.trainer.platform import install
 
 BEFORE, AFTER = 6, 4
 
@@ -69,14 +68,8 @@ def load(family: str, changes: dict[str, Any], source: Path) -> list[Any]:
     return curve
 
 
-def main() -> None:
-    """Save or load in every layout of this number of processes."""
-    verb, directory = sys.argv[1], Path(sys.argv[2])
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    install("cpu")
-    torch.compiler.set_stance("force_eager")
-    distributed.init_process_group("gloo")
+def main(verb: str, directory: Path) -> None:
+    """Save or load in every layout of this number of processes, on one rank."""
     world = distributed.get_world_size()
     found: dict[str, Any] = {}
     for family, layouts in RESHARDED[world].items():
@@ -90,8 +83,7 @@ def main() -> None:
                 found[f"{family}: {source} -> {name}"] = load(family, changes, path)
     if distributed.get_rank() == 0:
         (directory / f"{verb}-{world}.json").write_text(json.dumps(found))
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    fork_ranks(int(sys.argv[1]), partial(main, sys.argv[2], Path(sys.argv[3])))

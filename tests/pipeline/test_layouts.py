@@ -33,7 +33,7 @@ class Ranks:
 
     def _run(self, world: int) -> dict[str, Result]:
         output = self._directory / f"{world}.json"
-        run_ranks("layout_ranks.py", world, [str(ITERATIONS), str(output)], self._directory)
+        run_ranks("layout_ranks.py", [str(world), str(ITERATIONS), str(output)])
         results: dict[str, Result] = json.loads(output.read_text())
         return results
 

@@ -27,7 +27,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("resharded")
     for verb in ("save", "load"):
         for world in RESHARDED:
-            run_ranks("reshard_ranks.py", world, [verb, str(path)], path)
+            run_ranks("reshard_ranks.py", [str(world), verb, str(path)])
     return path
 
 
