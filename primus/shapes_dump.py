@@ -128,10 +128,8 @@ def record_in_groups(settings: StageSettings, device: torch.device) -> Calls | N
     for number, recorder in enumerate(recorded[1:], start=2):
         if recorder.calls != first:
             raise TrainingError(f"step {number} called other GEMMs than step 1")
-    # Ranks beyond one copy of the dense layers, which the experts need, repeat their shapes.
-    counts = parallel.sees_all_gemms() and parallel.data_parallel()[0] == 0
     parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, first if counts else Counter())
+    distributed.all_gather_object(parts, first if parallel.sees_all_gemms() else Counter())
     return sum(parts, Counter()) if distributed.get_rank() == 0 else None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 
 from primus.artifacts.run import TunedUse
 from primus.artifacts.tokens import SamplesManifest
+from primus.config.flops import flops_per_token
 from primus.config.frozen import StageSettings
 from primus.dataset.order import batch_indices
 from primus.dataset.samples import SplitName, open_split
@@ -27,7 +28,6 @@ from primus.huggingface.start import open_start, verify
 from primus.trainer import parallel
 from primus.trainer.batches import Order, micro_batches
 from primus.trainer.checkpoint import TrainingState, load_other
-from primus.trainer.flops import flops_per_token
 from primus.trainer.fully_sharded import holder
 from primus.trainer.linear import Gemm
 from primus.trainer.loop import Run

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from primus.config.layer_pattern import expert_layers
 from primus.config.layout import layers_of_stages, layout
-from primus.config.weights import head_size
+from primus.config.weights import head_size, query_groups
 
 # Bytes per token and expert in the router: float32 scores before and after, and the choice.
 _ROUTER = 4 + 4 + 1
@@ -87,8 +87,7 @@ def layer_tensors(s: Any, with_experts: bool) -> Mapping[str, float]:
         kept["mla_up_proj"] = tokens / tp * 3 * query * width
         values = query + heads * s.v_head_dim
     else:
-        groups = s.num_query_groups or heads
-        kept["rest"] += tokens / tp * (heads + 2 * groups) * head_size(s) * width
+        kept["rest"] += tokens / tp * (heads + 2 * query_groups(s)) * head_size(s) * width
         values = 2 * heads * head_size(s)
     # The scores' logarithmic sums; the values as attention gives them and as its projection reads.
     kept["core_attn"] = tokens / tp * heads * 4

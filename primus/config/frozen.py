@@ -14,6 +14,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from primus.config.identity import StageKey
 from primus.config.merge import merge
 from primus.config.schema.keys import STAGES, Stage
 from primus.errors import ArtifactError
@@ -84,6 +85,19 @@ class StageSettings(Values):
         self.stage, self.experiment, self.key = stage, experiment, key
         self.identity, self.extent = dict(identity), dict(extent)
         self.options, self.upstream = dict(options), dict(upstream)
+
+    @classmethod
+    def of_key(cls, made: StageKey, experiment: str) -> Self:
+        """What the stage that `made` identifies may read."""
+        return cls(
+            stage=made.stage,
+            experiment=experiment,
+            key=made.key,
+            identity=made.identity,
+            extent=made.extent,
+            options=made.options,
+            upstream=made.upstream,
+        )
 
     @classmethod
     def of(

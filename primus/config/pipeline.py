@@ -177,16 +177,7 @@ def freeze(made: StageKey, path: Path | str) -> None:
             f"{path}: the settings of {made.owner} now have the digest {made.digest}: the "
             "configuration changed since this job was planned. Fix: run snakemake again"
         )
-    settings = StageSettings(
-        stage=made.stage,
-        experiment=made.owner,
-        key=made.key,
-        identity=made.identity,
-        extent=made.extent,
-        options=made.options,
-        upstream=made.upstream,
-    )
-    settings.save(path)
+    StageSettings.of_key(made, made.owner).save(path)
 
 
 def extent_lines(made: StageKey) -> list[str]:

@@ -38,6 +38,11 @@ def head_size(s: Any) -> int:
     return int(s.kv_channels or s.hidden_size // s.num_attention_heads)
 
 
+def query_groups(s: Any) -> int:
+    """Key/value heads of grouped-query attention."""
+    return int(s.num_query_groups or s.num_attention_heads)
+
+
 def layer_weights(s: Any, with_experts: bool) -> Iterator[Weight]:
     """The weights of one transformer layer."""
     yield from (latent_attention if s.multi_latent_attention else grouped_attention)(s)
@@ -57,7 +62,7 @@ def layer_weights(s: Any, with_experts: bool) -> Iterator[Weight]:
 
 def grouped_attention(s: Any) -> Iterator[Weight]:
     """Query, key, value and output projection."""
-    head, groups = head_size(s), s.num_query_groups or s.num_attention_heads
+    head, groups = head_size(s), query_groups(s)
     query, key_value = s.num_attention_heads * head, 2 * groups * head
     yield Weight("attention", s.hidden_size * (query + key_value))
     yield Weight("attention", query * s.hidden_size)

@@ -86,15 +86,14 @@ def trace_micro_batch(settings: StageSettings, around: AroundTrace) -> None:
     process group may be initialised. Of equal layers and of equal chunks only one runs, inside
     `around()`, and the watcher's `times` says for how many it stands.
     """
-    chunks: dict[int, tuple[_Chunk, int, int]] = {}
+    waiting: list[tuple[_Chunk, int]] = []
     for stage in range(settings.pipeline_model_parallel_size):
         with _fake_stage(settings, stage):
-            for chunk in _chunks(settings):
-                same = next((n for n, (known, _, _) in chunks.items() if known.like(chunk)), None)
-                number = len(chunks) if same is None else same
-                known, at, times = chunks.get(number, (chunk, stage, 0))
-                chunks[number] = (known, at, times + 1)
-    for chunk, stage, times in chunks.values():
+            waiting += [(chunk, stage) for chunk in _chunks(settings)]
+    while waiting:
+        (chunk, stage), *others = waiting
+        waiting = [other for other in others if not chunk.like(other[0])]
+        times = 1 + len(others) - len(waiting)
         with _fake_stage(settings, stage), FakeTensorMode(allow_non_fake_inputs=True):
             _trace_chunk(settings, chunk, times, around)
 
@@ -136,7 +135,7 @@ def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: Aro
         pre_process=chunk.pre_process,
         post_process=chunk.post_process,
         vp_stage=chunk.vp_stage,
-        thin=lambda _: chunk.layers.spec,
+        layers=chunk.layers.spec,
     )
     # Fully sharded weights have no such gradient: autograd adds theirs up.
     for parameter in () if settings.use_torch_fsdp2 else model.parameters():

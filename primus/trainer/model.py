@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -249,22 +248,21 @@ def build_model(
     pre_process: bool = True,
     post_process: bool = True,
     vp_stage: int | None = None,
-    thin: Callable[[TransformerBlockSubmodules], TransformerBlockSubmodules] | None = None,
+    layers: TransformerBlockSubmodules | None = None,
 ) -> GPTModel:
     """One chunk of the model, on this rank's device, in `params_dtype`.
 
     Args:
         pre_process: the chunk holds the embedding. post_process: it holds the output layer.
         vp_stage: which of this rank's chunks under the interleaved schedule.
-        thin: takes layers out of the local specification, for a trace.
+        layers: local layers instead of all that the chunk has, for a trace.
     """
     if use_transformer_engine(settings):
         spec, mtp = _transformer_engine_specs(config, vp_stage)
         model_class = TrainedGPTModel
     else:
         recompute_without_transformer_engine()
-        spec = block_spec(config, vp_stage)
-        spec = thin(spec) if thin else spec
+        spec = layers or block_spec(config, vp_stage)
         mtp = mtp_spec(config, vp_stage)
         model_class = LocalGPTModel
     model = model_class(

@@ -189,9 +189,13 @@ def data_parallel() -> tuple[int, int]:
 
 
 def sees_all_gemms() -> bool:
-    """Whether this rank counts when GEMMs are listed: one per pipeline stage does."""
+    """Whether this rank counts when GEMMs are listed: one per pipeline stage does.
+
+    The others hold another part of the same layers, or repeat them for other samples.
+    """
     first_tensor = parallel_state.get_tensor_model_parallel_rank() == 0
-    return bool(first_tensor and parallel_state.get_context_parallel_rank() == 0)
+    data = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    return bool(first_tensor and data == 0)
 
 
 def count_parameters(chunks: list[torch.nn.Module]) -> int:

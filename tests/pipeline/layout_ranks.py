@@ -33,15 +33,7 @@ def settings_of(family: str, **changes: Any) -> StageSettings:
     root = Path(__file__).parents[2]
     resolved = load(experiment, smaller | changes, root=root, stages=())
     made = identities(resolved.settings)["train"]
-    return StageSettings(
-        stage="train",
-        experiment=family,
-        key=made.key,
-        identity=made.identity,
-        extent=made.extent,
-        options=made.options,
-        upstream=made.upstream,
-    )
+    return StageSettings.of_key(made, family)
 
 
 class Sentences(Dataset[dict[str, Tensor]]):

@@ -18,27 +18,10 @@ from typing import Any
 from layout_cases import RESHARDED, name_of, sources_of
 from layout_ranks import Training, settings_of
 from layout_run import fork_ranks
+from start_cases import ABOUT
 from torch import distributed
 
-from primus.artifacts.provenance import libraries
-
 BEFORE, AFTER = 6, 4
-
-
-def about(layout: dict[str, int]) -> dict[str, Any]:
-    """The fields of a manifest that the trainer's caller knows."""
-    return {
-        "key": "0" * 12,
-        "parent": None,
-        "attempt": 1,
-        "samples_fingerprint": "s",
-        "tokenizer_fingerprint": "t",
-        "tuned_sha256": None,
-        "code_commit": "c",
-        "code_dirty": False,
-        "libraries": libraries(),
-        "layout": layout,
-    }
 
 
 def save(directory: Path, family: str, changes: dict[str, Any], name: str) -> list[Any]:
@@ -48,7 +31,7 @@ def save(directory: Path, family: str, changes: dict[str, Any], name: str) -> li
     training = Training(settings_of(family, nproc_per_node=distributed.get_world_size(), **changes))
     curve = training.train(BEFORE)
     layout = parallel.layout(training.settings)
-    checkpoint.save(training.state, directory / family / name, about(layout))
+    checkpoint.save(training.state, directory / family / name, ABOUT | {"layout": layout})
     curve += training.train(AFTER)
     training.close()
     return curve

@@ -29,12 +29,4 @@ def settings_of(experiment: str, **changes: Any) -> StageSettings:
     root = Path(__file__).parents[2]
     resolved = load(experiment, {"hardware": "cpu"} | changes, root=root, stages=())
     made = identities(resolved.settings)["train"]
-    return StageSettings(
-        stage="train",
-        experiment=experiment,
-        key=made.key,
-        identity=made.identity,
-        extent=made.extent,
-        options=made.options,
-        upstream=made.upstream,
-    )
+    return StageSettings.of_key(made, experiment)

@@ -59,15 +59,7 @@ def settings_of(stage: Stage, **changes: Any) -> StageSettings:
     """What a stage may read of the small experiment."""
     resolved = load("llama3_8B_tiny", SMALL | changes, root=REPOSITORY, stages=())
     made = identities(resolved.settings)[stage]
-    return StageSettings(
-        stage=stage,
-        experiment="small",
-        key=made.key,
-        identity=made.identity,
-        extent=made.extent,
-        options=made.options,
-        upstream=made.upstream,
-    )
+    return StageSettings.of_key(made, "small")
 
 
 class Bench:

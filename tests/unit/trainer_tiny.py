@@ -71,12 +71,4 @@ def tiny_deepseek(family: str, stage: Stage = "train", **changes: Any) -> StageS
 def _shrunken(experiment: str, stage: Stage, values: dict[str, Any]) -> StageSettings:
     resolved = load(experiment, values, root=REPOSITORY, stages=())
     made = identities(resolved.settings)[stage]
-    return StageSettings(
-        stage=stage,
-        experiment="tiny",
-        key=made.key,
-        identity=made.identity,
-        extent=made.extent,
-        options=made.options,
-        upstream=made.upstream,
-    )
+    return StageSettings.of_key(made, "tiny")

@@ -8,6 +8,7 @@ from typing import Any
 from primus.config.checks.fault import Context, Fault, divisors
 from primus.config.layer_pattern import expert_layers
 from primus.config.layout import layout
+from primus.config.weights import query_groups
 
 
 def ranks(s: Any, _: Context) -> Iterator[Fault]:
@@ -66,7 +67,7 @@ def heads(s: Any, _: Context) -> Iterator[Fault]:
         yield Fault("tensor_model_parallel_size", why, fix)
     if s.multi_latent_attention:
         return
-    groups = s.num_query_groups or s.num_attention_heads
+    groups = query_groups(s)
     if s.num_attention_heads % groups:
         why = f"num_attention_heads {s.num_attention_heads} is not a multiple of it"
         yield Fault("num_query_groups", why, f"write one of {divisors(s.num_attention_heads)}")

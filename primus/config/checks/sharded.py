@@ -7,6 +7,7 @@ from typing import Any
 
 from primus.config.checks.fault import Context, Fault
 from primus.config.layout import layout
+from primus.config.weights import head_size, query_groups
 
 _ONE = (
     "tensor_model_parallel_size",
@@ -50,12 +51,10 @@ def rows(s: Any, _: Context) -> Iterator[Fault]:
     if not s.use_torch_fsdp2:
         return
     ranks, multiple = layout(s).data, s.make_vocab_size_divisible_by
-    channels = s.kv_channels or s.hidden_size // s.num_attention_heads
-    groups = s.num_query_groups or s.num_attention_heads
     for key, number in (
         ("hidden_size", s.hidden_size),
         ("ffn_hidden_size", s.ffn_hidden_size * (2 if s.swiglu else 1)),
-        ("num_query_groups", (s.num_attention_heads + 2 * groups) * channels),
+        ("num_query_groups", (s.num_attention_heads + 2 * query_groups(s)) * head_size(s)),
         ("make_vocab_size_divisible_by", -(-s.vocab_size // multiple) * multiple),
     ):
         if number % ranks:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from primus.config.families.mapping import Block, Field, Rule, interleaved, piled, weight
+from primus.config.weights import head_size, query_groups
 
 _LLAMA_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
@@ -99,6 +100,16 @@ def dense_feed_forward(s: Any, megatron: str, name: str) -> Iterator[Rule]:
     yield from gated(f"{megatron}mlp.", f"{name}mlp.", s.ffn_hidden_size, s.hidden_size)
 
 
+def dense_decoder(s: Any) -> Iterator[Rule]:
+    """All tensors of a model whose layers are grouped-query attention and a dense gated layer."""
+    yield from word_tables(s)
+    for number in range(s.num_layers):
+        megatron, name = f"decoder.layers.{number}.", f"model.layers.{number}."
+        yield from grouped_query_attention(s, megatron, name)
+        yield from dense_feed_forward(s, megatron, name)
+    yield final_norm(s)
+
+
 def experts(
     s: Any, megatron: str, name: str, projections: Sequence[str] = _LLAMA_PROJECTIONS
 ) -> Iterator[Rule]:
@@ -120,16 +131,6 @@ def experts(
             s.hidden_size,
             projections,
         )
-
-
-def query_groups(s: Any) -> int:
-    """Key/value heads."""
-    return int(s.num_query_groups or s.num_attention_heads)
-
-
-def head_size(s: Any) -> int:
-    """Size of one head of grouped-query attention."""
-    return int(s.kv_channels or s.hidden_size // s.num_attention_heads)
 
 
 def expert_width(s: Any) -> int:

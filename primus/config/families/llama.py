@@ -50,9 +50,4 @@ def fields(s: Any) -> Iterator[Field]:
 
 def rules(s: Any) -> Iterator[Rule]:
     """Its tensors."""
-    yield from layers.word_tables(s)
-    for number in range(s.num_layers):
-        megatron, name = f"decoder.layers.{number}.", f"model.layers.{number}."
-        yield from layers.grouped_query_attention(s, megatron, name)
-        yield from layers.dense_feed_forward(s, megatron, name)
-    yield layers.final_norm(s)
+    yield from layers.dense_decoder(s)

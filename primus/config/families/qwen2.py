@@ -7,6 +7,7 @@ from typing import Any
 
 from primus.config.families import layers
 from primus.config.families.mapping import Field, Objection, Rule, wants
+from primus.config.weights import head_size
 
 MODEL_TYPE = "qwen2"
 ARCHITECTURE = "Qwen2ForCausalLM"
@@ -25,7 +26,7 @@ def objections(s: Any) -> Iterator[Objection]:
         swiglu=True,
         use_rope_scaling=False,
     )
-    if (head := layers.head_size(s)) * s.num_attention_heads != s.hidden_size:
+    if (head := head_size(s)) * s.num_attention_heads != s.hidden_size:
         yield Objection("kv_channels", head, (s.hidden_size // s.num_attention_heads,))
 
 
@@ -39,9 +40,4 @@ def fields(s: Any) -> Iterator[Field]:
 
 def rules(s: Any) -> Iterator[Rule]:
     """Its tensors."""
-    yield from layers.word_tables(s)
-    for number in range(s.num_layers):
-        megatron, name = f"decoder.layers.{number}.", f"model.layers.{number}."
-        yield from layers.grouped_query_attention(s, megatron, name)
-        yield from layers.dense_feed_forward(s, megatron, name)
-    yield layers.final_norm(s)
+    yield from layers.dense_decoder(s)

@@ -28,7 +28,7 @@ AT = torch.ops.aten
     ids=str,
 )
 def test_products_of_weights_and_scores(changes: dict[str, Any]) -> None:
-    from primus.trainer.flops import flops_per_token
+    from primus.config.flops import flops_per_token
 
     settings = tiny(**changes)
     counted = counted_flops(settings)
@@ -40,7 +40,7 @@ def test_products_of_weights_and_scores(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("family", ["deepseek_v2_lite", "deepseek_v2", "deepseek_v3"])
 def test_products_of_experts_and_latent_attention(family: str) -> None:
-    from primus.trainer.flops import flops_per_token
+    from primus.config.flops import flops_per_token
 
     settings = tiny_deepseek(family)
     counted = counted_flops(settings)

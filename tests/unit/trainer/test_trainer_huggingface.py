@@ -40,15 +40,7 @@ def settings_of(experiment: str, **changes: Any) -> StageSettings:
     plain = {"hardware": "cpu", "nproc_per_node": 1, "bf16": False}
     resolved = load(experiment, plain | changes, root=REPOSITORY, stages=())
     made = identities(resolved.settings)["train"]
-    return StageSettings(
-        stage="train",
-        experiment=experiment,
-        key=made.key,
-        identity=made.identity,
-        extent=made.extent,
-        options=made.options,
-        upstream=made.upstream,
-    )
+    return StageSettings.of_key(made, experiment)
 
 
 def published(settings: StageSettings, directory: Path) -> Any:
