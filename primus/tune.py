@@ -49,7 +49,7 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
     )
     search = SearchSettings(
         coverage=keys.coverage,
-        min_gain=keys.min_gain,
+        min_gain=keys.min_gain if keys.min_gain is not None else load_backend(spec).min_gain,
         allow_lossy=keys.allow_lossy,
         budget_seconds=60 * keys.budget_minutes,
         problem_timeout_seconds=keys.problem_timeout_seconds,

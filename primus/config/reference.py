@@ -36,6 +36,7 @@ _WORDS: dict[Any, str] = {
     bool: "true/false",
     str: "text",
     list[str]: "list of text",
+    list[float]: "list of numbers",
     dict[str, str]: "names and text",
 }
 _HEAD = """\

@@ -6,6 +6,7 @@ setting; `primus.gemm.choose` decides from them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -70,7 +71,7 @@ def measure_problem(backend: Backend, problem: Problem) -> dict[str, CandidateTi
     for _ in range(RUNS):
         if not finalists:
             break
-        run = _interleaved(backend, problem, [default, *finalists])
+        run = backend.interleave(problem, [default, *finalists], ROUNDS)
         for name, samples in run.items():
             times[name] = times[name].model_copy(update={"runs": [*times[name].runs, samples]})
         # One that lost its first run wins under no setting.
@@ -116,11 +117,13 @@ def _finalists(names: list[str], times: dict[str, CandidateTimes]) -> list[str]:
     return [*faithful[:FINALISTS], *lossy[:LOSSY_FINALISTS]]
 
 
-def _interleaved(backend: Backend, problem: Problem, names: list[str]) -> dict[str, list[float]]:
+def interleave_one_by_one(
+    backend: Backend, problem: Problem, names: Sequence[str], rounds: int
+) -> dict[str, list[float]]:
     """Rounds of one sample of each; who comes first changes from round to round."""
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in [*names[turn:], *names[:turn]]:
             samples[name].append(round(backend.measure(problem, name), 3))
     return samples

@@ -29,12 +29,29 @@ class GemmTuning(Keys):
         gt=0,
         le=1,
     )
-    min_gain: float = key(
-        0.05,
-        doc="A kernel replaces the default only if it is faster by this share, twice.",
+    min_gain: float | None = key(
+        None,
+        doc="A kernel replaces the default only if it is faster by this share, twice; "
+        "null: the backend's own, 0.05 on a CPU and 0.02 on a GPU.",
         identity="tune",
         ge=0,
         lt=1,
+    )
+    expert_token_factors: list[float] = key(
+        [0.5, 1.0, 2.0],
+        doc="GEMMs of experts, whose number of tokens varies, are tuned at these multiples "
+        "of the mean number.",
+        identity="tune",
+    )
+    workspace_mib: int = key(
+        32, doc="Memory that a GPU kernel may use beside its operands.", identity="tune", ge=0
+    )
+    step_rounds: int = key(
+        6,
+        doc="Whole training steps that are timed with and without the tuned kernels, in turn, "
+        "where one rank holds the model; 0: none.",
+        identity="tune",
+        ge=0,
     )
     problem_timeout_seconds: float = key(
         120.0, doc="Time limit for one problem.", identity="tune", gt=0

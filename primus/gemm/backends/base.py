@@ -29,6 +29,7 @@ class BackendSpec:
     name: str
     threads: int = 1
     replay_file: str | None = None
+    workspace_mib: int = 32
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,10 +64,12 @@ class Backend(ABC):
 
     Attributes:
         bytes_per_us: rough memory bandwidth, to order the problems before any is measured.
+        min_gain: share by which a kernel must beat the default, where the settings name none.
     """
 
     name: ClassVar[str]
     bytes_per_us: ClassVar[float]
+    min_gain: ClassVar[float] = 0.02
 
     def __init__(self, spec: BackendSpec) -> None:
         self.spec = spec
@@ -107,6 +110,10 @@ class Backend(ABC):
         """How many processes can measure at a time without disturbing each other."""
         return 1
 
+    def worker_environment(self, number: int) -> Mapping[str, str]:
+        """Variables of measuring process `number` (from 0), such as the device that it uses."""
+        return {}
+
     def screen(self, problem: Problem, rounds: int) -> dict[str, list[float] | str]:
         """A first look at every candidate: samples in microseconds, or why it cannot run.
 
@@ -116,6 +123,24 @@ class Backend(ABC):
         from primus.gemm.measure import screen_one_by_one
 
         return screen_one_by_one(self, problem, rounds)
+
+    def interleave(
+        self, problem: Problem, candidates: Sequence[str], rounds: int
+    ) -> dict[str, list[float]]:
+        """Rounds of one sample of each in microseconds; who comes first changes from round to round.
+
+        A library whose own tool must be started for each sample overrides this.
+
+        Raises:
+            RuntimeError: a kernel refuses the problem.
+        """
+        from primus.gemm.measure import interleave_one_by_one
+
+        return interleave_one_by_one(self, problem, candidates, rounds)
+
+    def details(self, problem: Problem) -> Mapping[str, Any]:
+        """Plain values about a problem just measured that `write` will need; kept in the store."""
+        return {}
 
     def why_no_candidates(self, problem: Problem) -> str:
         """What to tell where the default has no rival."""
@@ -128,5 +153,14 @@ class Backend(ABC):
         return ()
 
     def activate(self, tuned: Path) -> Mapping[str, str]:
-        """Environment under which training uses the result; none where it is applied in torch."""
+        """Environment under which training uses the result; none where it is applied in torch.
+
+        Called on each node before its ranks start; may copy files to the node's own disk.
+
+        Args:
+            tuned: tuned.jsonl; what `write` wrote stands beside it.
+
+        Raises:
+            ArtifactError: the library's file is missing or damaged.
+        """
         return {}

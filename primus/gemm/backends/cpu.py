@@ -31,6 +31,7 @@ class CpuBackend(Backend):
     """Times the kernels in this process, with as many threads as a rank of the training has."""
 
     name = "cpu"
+    min_gain = 0.05
     bytes_per_us = 10_000.0
 
     def __init__(self, spec: BackendSpec) -> None:

@@ -74,6 +74,7 @@ class ReplayBackend(Backend):
     """Answers from a recording; its samples depend on nothing but the file and the order."""
 
     name = "replay"
+    min_gain = 0.05
     bytes_per_us = 1e6
 
     def __init__(self, spec: BackendSpec) -> None:
