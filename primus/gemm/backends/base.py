@@ -127,7 +127,7 @@ class Backend(ABC):
     def interleave(
         self, problem: Problem, candidates: Sequence[str], rounds: int
     ) -> dict[str, list[float]]:
-        """Rounds of one sample of each in microseconds; who comes first changes from round to round.
+        """Rounds of one sample of each in microseconds; who comes first changes each round.
 
         A library whose own tool must be started for each sample overrides this.
 
