@@ -46,6 +46,7 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
         name=settings.gemm_backend,
         threads=settings.threads_per_rank,
         replay_file=keys.replay_file,
+        workspace_mib=keys.workspace_mib,
     )
     search = SearchSettings(
         coverage=keys.coverage,

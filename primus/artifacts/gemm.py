@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from primus.errors import ArtifactError
 from primus.files import atomic_write, canonical_json
 
+Tokens = Literal["n", "k"]
+
 
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +48,8 @@ class ShapeRow(_Line):
     Attributes:
         calls: per microbatch; `phases` splits them into "forward" and "backward".
         flops: of one call.
+        tokens: the dimension that varies with the number of tokens which experts receive; the
+            problem holds its mean. Null where every call has these sizes.
     """
 
     problem: dict[str, Any]
@@ -53,6 +57,7 @@ class ShapeRow(_Line):
     calls: int
     phases: dict[str, int]
     flops: int
+    tokens: Tokens | None = None
 
 
 class TunedHeader(_Line):
@@ -97,6 +102,8 @@ class TunedRow(_Line):
             (another order of the same additions), "lossy" (lower precision).
         reason: why this candidate.
         others: the times of the candidates that were not chosen.
+        tokens: the dimension that varies in training; the nearest row serves other sizes.
+        details: what the backend keeps about the problem for its own file.
     """
 
     problem: dict[str, Any]
@@ -111,6 +118,8 @@ class TunedRow(_Line):
     numerics: Literal["exact", "rounding", "lossy"]
     reason: str
     others: dict[str, float]
+    tokens: Tokens | None = None
+    details: dict[str, Any] = {}
 
 
 Header = TypeVar("Header", bound=_Line)

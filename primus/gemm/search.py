@@ -43,6 +43,7 @@ class Tuned:
 
     shape: Shape
     choice: Choice
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,8 @@ def tune(
         failed += times is not None and times.failure is not None
         timed += costs[shape.problem] if times is not None and times.candidates else 0.0
         reason = _why_untimed(shape.problem, wanted, enabled)
-        tuned.append(Tuned(shape, _decide(backend, shape.problem, times, settings, reason)))
+        choice = _decide(backend, shape.problem, times, settings, reason)
+        tuned.append(Tuned(shape, choice, times.details if times is not None else {}))
     unfinished = [p for p in wanted if not _is_settled(store.get(p), settings)]
     return SearchResult(
         stack=backend.stack(),
@@ -181,7 +183,7 @@ def _measure(
 
 def _times(problem: dict[str, Any], answer: Answer, timeout: float) -> Times:
     if answer.failure is None:
-        return Times(problem=problem, candidates=answer.content["candidates"])
+        return Times(problem=problem, **answer.content)
     limit = timeout if answer.timed_out else None
     return Times(problem=problem, failure=answer.failure, limit_seconds=limit)
 

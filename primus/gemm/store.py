@@ -14,6 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from primus.artifacts.manifest import Manifest
 from primus.errors import ArtifactError
 from primus.files import canonical_json, sha256_text
@@ -38,6 +40,7 @@ class Times(Manifest):
         candidates: in the order of the backend, the default first; empty after a failure.
         failure: why there are no times; null when there are.
         limit_seconds: the time limit under which it failed by lasting too long; else null.
+        details: what the backend keeps about the problem for its own file.
     """
 
     kind: ClassVar[str] = "gemm-times"
@@ -46,6 +49,7 @@ class Times(Manifest):
     candidates: tuple[tuple[str, CandidateTimes], ...] = ()
     failure: str | None = None
     limit_seconds: float | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
 
     def settles(self, timeout: float) -> bool:
         """Whether measuring again under this time limit (seconds) is pointless."""

@@ -63,6 +63,7 @@ def _row(tuned: Tuned) -> TunedRow:
         numerics=choice.numerics,
         reason=choice.reason,
         others=choice.others,
+        details=dict(tuned.details),
     )
 
 

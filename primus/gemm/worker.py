@@ -4,7 +4,8 @@
 stdout. It is a process of its own so that a kernel that hangs or crashes takes nothing else along.
 
     {"peak": "bf16_r"}          → {"peak": 0.45}
-    {"problem": {"m": 8, …}}    → {"candidates": [["default", {…}], …]}
+    {"problem": {"m": 8, …}}    → {"candidates": [["default", {…}], …],
+                                    "details": {}}
 
 A failure is answered with {"error": "…"}. The first line out, {"ready": true}, says that the
 library is loaded. At the end of stdin the process ends at once, whatever it is doing.
@@ -54,10 +55,13 @@ def _answer(backend: Backend, request: dict[str, Any]) -> dict[str, Any]:
     try:
         if "peak" in request:
             return {"peak": backend.peak(request["peak"])}
-        times = measure_problem(backend, Problem.from_json(request["problem"]))
+        problem = Problem.from_json(request["problem"])
+        times = measure_problem(backend, problem)
+        details = dict(backend.details(problem)) if times else {}
     except (RuntimeError, PrimusError) as error:
         return {"error": str(error).partition("\n")[0] or type(error).__name__}
-    return {"candidates": [[name, t.model_dump()] for name, t in times.items()]}
+    candidates = [[name, t.model_dump()] for name, t in times.items()]
+    return {"candidates": candidates, "details": details}
 
 
 if __name__ == "__main__":

@@ -24,12 +24,15 @@ def recording(
     *,
     noise: Mapping[str, float] | None = None,
     seed: int = 0,
+    details: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> BackendSpec:
     """Write a recording of shape(0), shape(1), … and return the backend that plays it."""
     problems = [
         {"problem": shape(number).problem.to_json(), "candidates": times}
         for number, times in enumerate(candidates)
     ]
+    for number, kept in (details or {}).items():
+        problems[number]["details"] = kept
     content = {
         "kind": "gemm-replay",
         "seed": seed,

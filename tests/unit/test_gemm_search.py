@@ -194,14 +194,15 @@ def test_a_backend_that_does_not_load_is_an_error(tmp_path, monkeypatch) -> None
 
 
 def test_backends_that_are_not_there_are_named(tmp_path) -> None:
-    with pytest.raises(UnavailableError, match="gemm_backend = hipblaslt: not among cpu, replay"):
-        tune([shape(0)], BackendSpec(name="hipblaslt"), FAST, str(tmp_path))
+    with pytest.raises(UnavailableError, match=r"gemm_backend = none: not among .*replay"):
+        tune([shape(0)], BackendSpec(name="none"), FAST, str(tmp_path))
     with pytest.raises(UnavailableError, match="replay_file is not set"):
         tune([shape(0)], BackendSpec(name="replay"), FAST, str(tmp_path))
 
 
 def run_stage(tmp_path: Path, output: str, **tuning) -> Path:
-    spec = recording(tmp_path / "r.json", [WINNER, PLAIN, CRASHES])
+    details = {0: {"algo": 7}}
+    spec = recording(tmp_path / "r.json", [WINNER, PLAIN, CRASHES], details=details)
     calls = {(shape(n).problem, "forward"): n + 1 for n in range(3)}
     write_shapes(tmp_path / "shapes.jsonl", calls, source="record", model={})
     keys = {
@@ -214,6 +215,8 @@ def run_stage(tmp_path: Path, output: str, **tuning) -> Path:
         "workers": None,
         "store": str(tmp_path / "store"),
         "replay_file": spec.replay_file,
+        "workspace_mib": 32,
+        "expert_token_factors": [0.5, 1.0, 2.0],
     }
     settings = {
         "platform": "cpu",
@@ -242,6 +245,7 @@ def test_the_stage_writes_the_same_bytes_from_the_same_times(tmp_path, capsys) -
     assert header.default_us == sum(r.calls * (r.default_us or 0) for r in rows)
     assert header.tuned_us == header.default_us - 20.0
     assert {r.candidate: r.gain for r in rows} == {"fast": 0.2, "default": 0.0}
+    assert {r.candidate: r.details for r in rows} == {"fast": {"algo": 7}, "default": {}}
 
 
 def test_torn_and_foreign_artefacts_are_named(tmp_path) -> None:

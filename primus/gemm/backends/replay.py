@@ -8,10 +8,12 @@ The recording is a JSON file:
      "problems": [{"problem": {"m": 8, …},
                    "candidates": {"default": {"us": [10.0]},
                                   "fast": {"us": [9.0, 9.1], "numerics": "exact"},
-                                  "stuck": {"us": [1.0], "fault": "hang"}}}]}
+                                  "stuck": {"us": [1.0], "fault": "hang"}},
+                   "details": {}}]}
 
 Samples of a candidate are played in order, over and over; `noise` (optional) multiplies each by a
-log-normal factor, and some by `spike_factor`. `fault` is "hang", "crash" or "refuse".
+log-normal factor, and some by `spike_factor`. `fault` is "hang", "crash" or "refuse". `details`
+(optional) is what the backend keeps about the problem.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import math
 import os
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from primus.errors import ArtifactError, UnavailableError
 from primus.gemm.backends.base import Backend, BackendSpec, Numerics, NumericsClass
@@ -57,6 +60,7 @@ class RecordedProblem(_Part):
 
     problem: dict[str, Any]
     candidates: dict[str, RecordedCandidate]
+    details: dict[str, Any] = Field(default_factory=dict)
 
 
 class Recording(_Part):
@@ -86,6 +90,9 @@ class ReplayBackend(Backend):
         self._recording = load_recording(spec.replay_file)
         self._candidates = {
             Problem.from_json(entry.problem): entry.candidates for entry in self._recording.problems
+        }
+        self._details = {
+            Problem.from_json(entry.problem): entry.details for entry in self._recording.problems
         }
         self._played: dict[tuple[Problem, str], int] = {}
         self._random: dict[Problem, random.Random] = {}
@@ -125,6 +132,9 @@ class ReplayBackend(Backend):
     def numerics(self, problem: Problem, candidate: str) -> Numerics:
         kind = self._candidates[problem][candidate].numerics
         return Numerics(kind, {"exact": 1.0, "rounding": 1.1, "lossy": 100.0}[kind])
+
+    def details(self, problem: Problem) -> Mapping[str, Any]:
+        return self._details.get(problem, {})
 
     def peak(self, type_name: str) -> float:
         try:
