@@ -1,10 +1,11 @@
 # Every target works from nothing: it makes .venv from the lock files when that is missing or old.
 #
-#   make demo    train llama3_8B_tiny end to end on this machine
-#   make test    all tests that this machine can run
-#   make check   format, lint, types and the quick tests; under three minutes
-#   make fix     repair what can be repaired
-#   make lock    pin the dependencies again (UPGRADE=1: their newest versions)
+#   make demo       train llama3_8B_tiny end to end on this machine
+#   make test       all tests that this machine can run
+#   make check      format, lint, types and the quick tests; under three minutes
+#   make test-slurm tests on a real SLURM that is started for them; needs root
+#   make fix        repair what can be repaired
+#   make lock       pin the dependencies again (UPGRADE=1: their newest versions)
 #
 # PYTHON=…       the interpreter to make .venv with, where several are installed
 # TORCH_INDEX=…  an additional package index to find torch in (README, "Installing elsewhere")
@@ -22,11 +23,11 @@ QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
-.PHONY: demo test check lint types imports quick-tests slow-tests fix lock runtime dev help
+.PHONY: demo test test-slurm check lint types imports quick-tests slow-tests fix lock runtime dev help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,11s/^# \{0,3\}//p' Makefile
+	@sed -n '3,12s/^# \{0,3\}//p' Makefile
 
 runtime:
 	@bash requirements/environment.sh runtime
@@ -62,6 +63,9 @@ quick-tests: dev
 
 slow-tests: dev
 	pytest --durations=10 -m "(slow or pipeline) and not gpu and not slurm" tests
+
+test-slurm: dev
+	python tests/slurm/lab.py --if-possible --nodes 4 -- pytest -m slurm tests/slurm
 
 fix: dev
 	ruff check --fix --exit-zero
