@@ -3,6 +3,10 @@
 Every kernel gives what `torch.mm(a, b)` gives, in the same layout (row-major), and adds into a
 buffer. None of them records autograd: they are meant for the forward and backward of an
 `autograd.Function`. Their names use BLAS terms, so that BLAS A is torch's `b` and m counts columns.
+
+The kernels that pack an operand pack it in every call. A weight keeps its values over the
+micro-batches of a step, but nothing tells when they change: Megatron's optimizers write through
+`param.data` and flat buffers, which leave `param._version` as it was (a test holds that).
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from primus.gemm.backends.base import DEFAULT
 from primus.gemm.problem import Problem
 
 # Raise it when a kernel is added, removed or computes differently: measured times then go apart.
-KERNELS_VERSION = "1"
+KERNELS_VERSION = "2"
 _MIN_SPLIT = 64
 
 Mm = Callable[[Tensor, Tensor], Tensor]
@@ -105,6 +109,19 @@ def _onednn(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")  # type: ignore[no-any-return]
 
 
+def _prepack_onednn(a: Tensor, b: Tensor) -> Tensor:
+    packed = torch.ops.mkldnn._reorder_linear_weight(b.t(), a.shape[0])
+    return torch.ops.mkldnn._linear_pointwise(  # type: ignore[no-any-return]
+        a, packed, None, "none", [], ""
+    )
+
+
+def _prepack_mkl(a: Tensor, b: Tensor) -> Tensor:
+    weight, rows = b.t(), a.shape[0]
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+    return torch.ops.mkl._mkl_linear(a, packed, weight, None, rows)  # type: ignore[no-any-return]
+
+
 def _upcast(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a.float(), b.float()).to(a.dtype)
 
@@ -145,6 +162,10 @@ def _has_onednn(problem: Problem) -> bool:
     return bool(torch.backends.mkldnn.is_available())
 
 
+def _has_mkl(problem: Problem) -> bool:
+    return hasattr(torch.ops.mkl, "_mkl_linear")
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute a 2-D product.
@@ -172,6 +193,16 @@ KERNELS: dict[str, Kernel] = {
     "split_n": Kernel(_split_n, _split_n_accumulate, lambda p: p.n >= _MIN_SPLIT),
     "split_k": Kernel(_split_k, _split_k_accumulate, lambda p: p.k >= _MIN_SPLIT),
     "onednn": Kernel(_onednn, _accumulate_with(_onednn), _has_onednn),
+    "prepack_onednn": Kernel(
+        _prepack_onednn,
+        _accumulate_with(_prepack_onednn),
+        _has_onednn,
+    ),
+    "prepack_mkl": Kernel(
+        _prepack_mkl,
+        _accumulate_with(_prepack_mkl),
+        lambda p: _is_fp32(p) and _has_mkl(p),
+    ),
     "upcast": Kernel(_upcast, _upcast_accumulate, _is_bf16),
     "bf16_math": Kernel(
         _bf16_math,

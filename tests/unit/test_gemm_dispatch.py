@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from primus.artifacts.gemm import TunedHeader, TunedRow, save_lines
 from primus.errors import StackMismatchError
@@ -66,6 +68,34 @@ def test_kernels_compute_what_torch_does(name: str, layout: str, dtype: torch.dt
         wanted = (main_grad.double() + exact).float()
         kernel.accumulate(a, b, main_grad)
         close(main_grad, wanted, tolerance)
+
+
+SIDES = st.sampled_from([1, 2, 3, 16, 63, 64, 65, 130])
+MARGINS = st.sampled_from([0, 1, 8])
+
+
+@settings(max_examples=12, deadline=None)
+@given(SIDES, SIDES, SIDES, st.booleans(), st.booleans(), MARGINS, st.booleans())
+def test_every_legal_kernel_of_any_shape_and_view(m, n, k, trans_a, trans_b, margin, low) -> None:
+    """Odd sides, single rows, views with gaps: what the shapes of a model never are by chance."""
+    dtype = torch.bfloat16 if low else torch.float32
+
+    def matrix(rows: int, columns: int, transposed: bool) -> torch.Tensor:
+        shape = (columns, rows) if transposed else (rows, columns)
+        wide = torch.randn(shape[0], shape[1] + margin).to(dtype)[:, margin:]
+        return wide.t() if transposed else wide
+
+    a, b = matrix(n, k, trans_b), matrix(k, m, trans_a)
+    problem = Problem.from_mm(a, b)
+    exact = a.double() @ b.double()
+    size = (a.double().abs() @ b.double().abs()).mean()
+    for name, kernel in KERNELS.items():
+        if not kernel.legal(problem):
+            continue
+        found = kernel.mm(a, b)
+        assert (found.shape, found.dtype) == ((n, m), dtype), name
+        error = (found.double() - exact).abs().mean() / size
+        assert error <= (1e-2 if low or kernel.lossy else 1e-6), name
 
 
 def tuned(path, choices: dict[Problem, str], **stack) -> TunedResult:
