@@ -48,6 +48,8 @@ BYTES_OF_TYPE = {
     "bf6_r": 0.75,
     "f4_r": 0.5,
 }
+# Old releases of hipBLASLt name the scale modes, later ones number them.
+_MODES = {"s": "1", "v": "2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -82,11 +84,14 @@ class Problem:
         a_type … aux_type: hipBLASLt's names ("bf16_r"); empty ones become a_type, c and d's
             become d_type; bias_type and aux_type stay as they are.
         compute_type, scale_type: of the accumulation and of alpha and beta.
-        scaleA … scaleD: scale modes as the library spells them ("0": none, "1": scalar,
-            "2": vector).
+        alpha, beta: real parts; alphai, betai are the imaginary ones of complex types.
+        batch_mode: hipBLASLt's number; 0 is one stride between the matrices of a batch.
+        scaleA … scaleD: scale modes by number ("0": none, "1": scalar, "2": vector, "3" and on:
+            blocks); the names "s" and "v" of old releases become numbers.
         bias_source: which operand the bias gradient is taken from.
+        bias_stride: elements between the biases of a batch.
         activation_type, activation_args: epilogue function and its parameters.
-        groups: the further members of a grouped GEMM.
+        groups: the further members of a grouped GEMM, which grouped_gemm then says too.
     """
 
     m: int
@@ -95,6 +100,7 @@ class Problem:
     transA: str = "N"
     transB: str = "N"
     batch_count: int = 1
+    batch_mode: int = 0
     lda: int = 0
     ldb: int = 0
     ldc: int = 0
@@ -106,7 +112,9 @@ class Problem:
     stride_d: int = 0
     stride_e: int = 0
     alpha: float = 1.0
+    alphai: float = 0.0
     beta: float = 0.0
+    betai: float = 0.0
     a_type: str = "f32_r"
     b_type: str = ""
     c_type: str = ""
@@ -116,6 +124,7 @@ class Problem:
     bias_vector: bool = False
     bias_source: str = ""
     bias_type: str = ""
+    bias_stride: int = 0
     activation_type: str = "none"
     activation_args: tuple[float, ...] = ()
     gradient: bool = False
@@ -152,8 +161,15 @@ class Problem:
                 object.__setattr__(self, name, value)
         if not self.c_type:
             object.__setattr__(self, "c_type", self.d_type)
-        for name in ("alpha", "beta"):  # -0.0 equals 0.0 but is written differently
+        if self.groups:
+            object.__setattr__(self, "grouped_gemm", True)
+        for name in ("scaleA", "scaleB", "scaleC", "scaleD"):
+            object.__setattr__(self, name, _MODES.get(getattr(self, name), getattr(self, name)))
+        # -0.0 equals 0.0 but is written differently.
+        for name in ("alpha", "alphai", "beta", "betai"):
             object.__setattr__(self, name, getattr(self, name) + 0.0)
+        arguments = tuple(value + 0.0 for value in self.activation_args)
+        object.__setattr__(self, "activation_args", arguments)
 
     @property
     def flops(self) -> int:

@@ -1,0 +1,1 @@
+"""Text formats of the GEMM libraries: their logs to and from `Problem`."""
