@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from primus.artifacts.steps import ProcessChoice, Steps
 from primus.errors import ArtifactError
 from primus.files import atomic_write, canonical_json
 
@@ -72,6 +73,9 @@ class TunedHeader(_Line):
         winners, failed: problems with a kernel that is not the default; without a time.
         default_us, tuned_us: GEMM time of a microbatch over the timed problems.
         stopped: why the search ended.
+        steps: whole training steps with and without the tuned kernels; null where none were asked
+            for.
+        process: the environment of the ranks that those steps chose; null where they chose none.
     """
 
     kind: Literal["tuned"] = "tuned"
@@ -89,6 +93,8 @@ class TunedHeader(_Line):
     default_us: float
     tuned_us: float
     stopped: Literal["complete", "budget", "disabled"]
+    steps: Steps | None = None
+    process: ProcessChoice | None = None
 
 
 class TunedRow(_Line):
