@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import selectors
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,9 +14,12 @@ from typing_extensions import Self
 
 from primus.errors import PrimusError
 from primus.gemm.backends.base import BackendSpec
+from primus.gemm.process import Process, register, unregister
 
 # Loading torch from a slow network file system takes its time; this is no measurement.
 START_SECONDS = 300.0
+# A request that ends its process or lasts too long is tried this often in all.
+TRIES = 2
 
 Request = Mapping[str, Any]
 
@@ -35,82 +32,46 @@ class Answer:
         content: the worker's answer; empty when there is none.
         failure: why there is none.
         timed_out: the failure is the time limit.
+        tries: how often the request was handed to a process.
     """
 
     content: dict[str, Any]
     failure: str | None = None
     timed_out: bool = False
+    tries: int = 1
 
 
-class _Worker:
-    """One process; killed with all of its children."""
-
-    def __init__(self, spec: BackendSpec, environment: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "primus.gemm.worker", json.dumps(spec.to_json())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **environment, "PYTHONPATH": _python_path()},
-            start_new_session=True,
-        )
-        self._pending = b""
-        self.ready = False
-        self.deadline = time.monotonic() + START_SECONDS
-
-    def fileno(self) -> int:
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
-
-    def send(self, request: Mapping[str, Any], seconds: float) -> None:
-        assert self._process.stdin is not None
-        self.deadline = time.monotonic() + seconds
-        with suppress(BrokenPipeError):  # it may have just died; reading from it says how
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def read(self) -> list[dict[str, Any]] | None:
-        """The lines that have come; None when the process has ended."""
-        chunk = os.read(self.fileno(), 1 << 16)
-        if not chunk:
-            return None
-        *lines, self._pending = (self._pending + chunk).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def kill(self, grace: float = 0.0) -> str:
-        """End it if it has not ended by itself within `grace` seconds; say how it ended."""
-        try:
-            self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):  # it may end by itself in the meantime
-                os.killpg(self._process.pid, signal.SIGKILL)
-        status = self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            with suppress(BrokenPipeError):  # what is still buffered has no reader
-                stream.close()
-        return f"signal {-status}" if status < 0 else f"status {status}"
-
-
-def _python_path() -> str:
-    """So that the worker finds this package from whatever directory it starts in."""
-    root = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+@dataclass(frozen=True)
+class _Task:
+    request: Request
+    tries: int = 1
 
 
 class Pool:
     """Up to `workers` processes of one backend, started when the first request comes.
 
     Use it as a context manager: leaving it ends every process.
+
+    Args:
+        environment: variables of every process.
+        environment_of: further variables of the process that fills a place, numbered from 0.
     """
 
     def __init__(
-        self, spec: BackendSpec, workers: int, environment: Mapping[str, str] | None = None
+        self,
+        spec: BackendSpec,
+        workers: int,
+        environment: Mapping[str, str] | None = None,
+        environment_of: Callable[[int], Mapping[str, str]] | None = None,
     ) -> None:
         threads = {"OMP_NUM_THREADS": str(spec.threads), "MKL_NUM_THREADS": str(spec.threads)}
         self._spec, self._size = spec, workers
         self._environment = {**(environment or {}), **(threads if spec.threads else {})}
-        self._idle: list[_Worker] = []
-        self._busy: dict[_Worker, Request] = {}
+        self._environment_of = environment_of or (lambda number: {})
+        self._places = list(range(workers))
+        self._idle: list[Process] = []
+        self._busy: dict[Process, _Task] = {}
+        self._again: deque[_Task] = deque()
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -122,8 +83,8 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for worker in [*self._idle, *self._busy]:
-            self._end(worker)
+        for process in [*self._idle, *self._busy]:
+            self._end(process)
         self._idle, self._busy = [], {}
         self._selector.close()
 
@@ -136,7 +97,9 @@ class Pool:
     ) -> Iterator[tuple[Request, Answer]]:
         """Yield each request and its answer, in the order in which they come.
 
-        Requests are taken from the iterable one by one as workers become free.
+        Requests are taken from the iterable one by one as workers become free. One whose worker
+        or whose library's tool died, or that lasted too long, is tried once more after all others,
+        where the deadline leaves a whole `timeout` for that; the second failure is its answer.
 
         Args:
             timeout: seconds for one request, without the worker's start.
@@ -147,79 +110,130 @@ class Pool:
             PrimusError: a worker cannot even load the backend.
         """
         queue = iter(requests)
+        self._again.clear()
         while True:
             while len(self._busy) < self._size and time.monotonic() < deadline:
-                item = next(queue, None)
-                if item is None:
+                task = self._next(queue)
+                if task is None:
                     break
-                self._give(item, timeout)
+                self._give(task, timeout)
             if not self._busy:
                 return
             yield from self._collect(timeout, deadline)
             if time.monotonic() >= deadline:
-                for worker in list(self._busy):
-                    self._end(worker)
+                for process in list(self._busy):
+                    self._end(process)
                 self._busy.clear()
                 return
 
-    def _give(self, request: Request, timeout: float) -> None:
-        worker = self._idle.pop() if self._idle else self._start()
-        self._busy[worker] = request
-        if worker.ready:
-            worker.send(request, timeout)
+    def _next(self, queue: Iterator[Request]) -> _Task | None:
+        request = next(queue, None)
+        if request is not None:
+            return _Task(request)
+        return self._again.popleft() if self._again else None
 
-    def _start(self) -> _Worker:
-        worker = _Worker(self._spec, self._environment)
-        self._selector.register(worker, selectors.EVENT_READ)
-        return worker
+    def _give(self, task: _Task, timeout: float) -> None:
+        process = self._idle.pop() if self._idle else self._start()
+        self._busy[process] = task
+        if process.ready:
+            process.send(task.request, timeout)
 
-    def _end(self, worker: _Worker, grace: float = 0.0) -> str:
-        self._selector.unregister(worker)
-        return worker.kill(grace)
+    def _start(self) -> Process:
+        number = min(self._places)
+        self._places.remove(number)
+        environment = {**self._environment, **self._environment_of(number)}
+        process = Process(self._spec, number, environment, START_SECONDS)
+        register(self._selector, process)
+        return process
+
+    def _end(self, process: Process, grace: float = 0.0) -> tuple[str, str]:
+        """How it ended, and its last words."""
+        unregister(self._selector, process)
+        self._places.append(process.number)
+        how = process.end(grace)
+        words = process.last_words()
+        process.close()
+        return how, words
 
     def _collect(self, timeout: float, deadline: float) -> Iterator[tuple[Request, Answer]]:
         """Wait for the next event and yield the answers that it brings."""
-        first = min(deadline, *(worker.deadline for worker in self._busy))
+        first = min(deadline, *(process.deadline for process in self._busy))
         wait = max(0.0, first - time.monotonic())
+        ended: list[Process] = []
         for key, _ in self._selector.select(None if wait == float("inf") else wait):
-            worker = key.fileobj
-            assert isinstance(worker, _Worker)
-            lines = worker.read()
+            process, is_answer = key.data
+            if not is_answer:
+                if not process.listen():
+                    self._selector.unregister(key.fileobj)
+                continue
+            lines = process.read()
             if lines is None:
-                yield from self._died(worker)
+                ended.append(process)
                 continue
             for line in lines:
-                yield from self._hear(worker, line, timeout)
+                yield from self._hear(process, line, timeout, deadline)
+        for process in ended:
+            yield from self._died(process, timeout, deadline)
         now = time.monotonic()
         if now >= deadline:
             return
-        for worker in [w for w in self._busy if w.deadline <= now]:
-            request = self._busy.pop(worker)
-            self._end(worker)
-            if not worker.ready:
-                raise PrimusError(f"a measuring process did not start in {START_SECONDS:.0f} s")
-            yield request, Answer({}, f"timeout after {timeout:g} s", timed_out=True)
+        for process in [p for p in self._busy if p.deadline <= now]:
+            yield from self._is_late(process, timeout, deadline)
 
     def _hear(
-        self, worker: _Worker, line: dict[str, Any], timeout: float
+        self, process: Process, line: dict[str, Any], timeout: float, deadline: float
     ) -> Iterator[tuple[Request, Answer]]:
-        request = self._busy[worker]
-        if not worker.ready:
-            worker.ready = True
-            worker.send(request, timeout)
+        task = self._busy[process]
+        if not process.ready:
+            process.ready = True
+            process.send(task.request, timeout)
             return
-        del self._busy[worker]
-        self._idle.append(worker)
+        del self._busy[process]
+        self._idle.append(process)
         error = line.get("error")
-        yield request, Answer({}, str(error)) if error is not None else Answer(line)
-
-    def _died(self, worker: _Worker) -> Iterator[tuple[Request, Answer]]:
-        # Its output is closed before its exit status is known.
-        how = self._end(worker, grace=5.0)
-        if worker in self._idle:
-            self._idle.remove(worker)
+        if error is None:
+            yield task.request, Answer(line, tries=task.tries)
             return
-        request = self._busy.pop(worker)
-        if not worker.ready:
-            raise PrimusError(f"a measuring process ended at its start with {how}")
-        yield request, Answer({}, f"the measuring process ended with {how}")
+        answer = Answer({}, str(error), tries=task.tries)
+        if line.get("again"):
+            yield from self._failed(task, answer, timeout, deadline)
+        else:
+            yield task.request, answer
+
+    def _died(
+        self, process: Process, timeout: float, deadline: float
+    ) -> Iterator[tuple[Request, Answer]]:
+        # Its output is closed before its exit status is known.
+        how, words = self._end(process, grace=5.0)
+        if process in self._idle:
+            self._idle.remove(process)
+            return
+        task = self._busy.pop(process)
+        if not process.ready:
+            raise PrimusError(_with(f"a measuring process ended at its start with {how}", words))
+        failure = _with(f"the measuring process ended with {how}", words)
+        yield from self._failed(task, Answer({}, failure, tries=task.tries), timeout, deadline)
+
+    def _is_late(
+        self, process: Process, timeout: float, deadline: float
+    ) -> Iterator[tuple[Request, Answer]]:
+        task = self._busy.pop(process)
+        _, words = self._end(process)
+        if not process.ready:
+            failure = f"a measuring process did not start in {START_SECONDS:.0f} s"
+            raise PrimusError(_with(failure, words))
+        failure = _with(f"timeout after {timeout:g} s", words)
+        answer = Answer({}, failure, timed_out=True, tries=task.tries)
+        yield from self._failed(task, answer, timeout, deadline)
+
+    def _failed(
+        self, task: _Task, answer: Answer, timeout: float, deadline: float
+    ) -> Iterator[tuple[Request, Answer]]:
+        if task.tries < TRIES and time.monotonic() + timeout < deadline:
+            self._again.append(_Task(task.request, task.tries + 1))
+        else:
+            yield task.request, answer
+
+
+def _with(failure: str, words: str) -> str:
+    return f"{failure}: {words}" if words else failure

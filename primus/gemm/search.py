@@ -91,7 +91,8 @@ def tune(
     backend = load_backend(spec)
     store = Store(store_root, backend.stack())
     end = time.monotonic() + settings.budget_seconds
-    with Pool(spec, settings.workers or backend.devices(), settings.environment) as pool:
+    workers = settings.workers or backend.devices()
+    with Pool(spec, workers, settings.environment, backend.worker_environment) as pool:
         peaks = _peaks(pool, shapes, store, end if enabled else 0.0)
         costs = {s.problem: s.calls * _estimate(backend, s.problem, peaks) for s in shapes}
         wanted = _covering(costs, settings.coverage) if enabled else []

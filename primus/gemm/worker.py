@@ -7,8 +7,9 @@ stdout. It is a process of its own so that a kernel that hangs or crashes takes 
     {"problem": {"m": 8, …}}    → {"candidates": [["default", {…}], …],
                                     "details": {}}
 
-A failure is answered with {"error": "…"}. The first line out, {"ready": true}, says that the
-library is loaded. At the end of stdin the process ends at once, whatever it is doing.
+A failure is answered with {"error": "…"}, and "again": true where another try may succeed. The
+first line out, {"ready": true}, says that the library is loaded. At the end of stdin the process
+ends at once with all that it has started, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from typing import IO, Any
 
 from primus.errors import PrimusError, run_main
 from primus.gemm.backends import load_backend
-from primus.gemm.backends.base import Backend, BackendSpec
+from primus.gemm.backends.base import Backend, BackendSpec, ToolFailure
 from primus.gemm.measure import measure_problem
 from primus.gemm.problem import Problem
 
@@ -43,6 +45,8 @@ def main() -> None:
 def _read(stream: IO[str], requests: queue.SimpleQueue[str]) -> None:
     for line in stream:
         requests.put(line)
+    if os.getsid(0) == os.getpid():  # as the pool starts it; not in a person's shell
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 
@@ -59,7 +63,8 @@ def _answer(backend: Backend, request: dict[str, Any]) -> dict[str, Any]:
         times = measure_problem(backend, problem)
         details = dict(backend.details(problem)) if times else {}
     except (RuntimeError, PrimusError) as error:
-        return {"error": str(error).partition("\n")[0] or type(error).__name__}
+        why = str(error).partition("\n")[0] or type(error).__name__
+        return {"error": why, "again": isinstance(error, ToolFailure)}
     candidates = [[name, t.model_dump()] for name, t in times.items()]
     return {"candidates": candidates, "details": details}
 

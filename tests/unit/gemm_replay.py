@@ -25,6 +25,7 @@ def recording(
     noise: Mapping[str, float] | None = None,
     seed: int = 0,
     details: Mapping[int, Mapping[str, Any]] | None = None,
+    **more: Any,
 ) -> BackendSpec:
     """Write a recording of shape(0), shape(1), … and return the backend that plays it."""
     problems = [
@@ -39,6 +40,7 @@ def recording(
         "peak_tflops": {"f32_r": 0.1},
         "noise": dict(noise or {}),
         "problems": problems,
+        **more,
     }
     path.write_text(json.dumps(content), encoding="utf-8")
     return BackendSpec(name="replay", threads=0, replay_file=str(path))

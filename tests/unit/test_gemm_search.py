@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ PLAIN = {"default": {"us": [100.0]}, "other": {"us": [101.0]}}
 HANGS = {"default": {"us": [100.0]}, "stuck": {"us": [1.0], "fault": "hang"}}
 CRASHES = {"default": {"us": [100.0]}, "bad": {"us": [1.0], "fault": "crash"}}
 REFUSES = {"default": {"us": [100.0], "fault": "refuse"}}
-FAST = SearchSettings(coverage=1.0, problem_timeout_seconds=1.0)
+FAST = SearchSettings(coverage=1.0, problem_timeout_seconds=0.5)
 
 
 def test_winners_failures_and_the_unknown(tmp_path) -> None:
@@ -40,7 +41,7 @@ def test_winners_failures_and_the_unknown(tmp_path) -> None:
     found = [(t.choice.candidate, t.choice.reason) for t in result.tuned]
     assert found[0][0] == "fast"
     assert [candidate for candidate, _ in found[1:]] == ["default"] * 5
-    assert found[2][1] == "failed: timeout after 1 s"
+    assert found[2][1] == "failed: timeout after 0.5 s"
     assert found[3][1] == "failed: the measuring process ended with status 3"
     assert found[4][1].startswith("failed: default: ")
     assert found[5][1] == "the library has no other kernel"
@@ -57,7 +58,7 @@ def test_nothing_is_measured_twice_also_not_a_failure(tmp_path, monkeypatch) -> 
     assert (second.measured, second.reused) == (0, 3)
     assert second.tuned == first.tuned
     # Another experiment, other settings: the choice differs, the times are the same.
-    other = SearchSettings(coverage=1.0, problem_timeout_seconds=1.0, min_gain=0.3)
+    other = SearchSettings(coverage=1.0, problem_timeout_seconds=0.5, min_gain=0.3)
     third = tune([shape(0, calls=7)], spec, other, str(tmp_path / "store"))
     assert (third.measured, third.tuned[0].choice.candidate) == (0, "default")
 
@@ -65,10 +66,10 @@ def test_nothing_is_measured_twice_also_not_a_failure(tmp_path, monkeypatch) -> 
 def test_a_timeout_is_tried_again_under_a_longer_limit(tmp_path) -> None:
     spec = recording(tmp_path / "r.json", [HANGS])
     tune([shape(0)], spec, FAST, str(tmp_path / "store"))
-    longer = SearchSettings(problem_timeout_seconds=1.5)
+    longer = SearchSettings(problem_timeout_seconds=0.6)
     result = tune([shape(0)], spec, longer, str(tmp_path / "store"))
     assert result.measured == 1
-    assert result.tuned[0].choice.reason == "failed: timeout after 1.5 s"
+    assert result.tuned[0].choice.reason == "failed: timeout after 0.6 s"
 
 
 def test_problems_are_taken_by_time_until_the_coverage_is_reached(tmp_path) -> None:
@@ -111,13 +112,13 @@ def test_disabled_measures_nothing(tmp_path, monkeypatch) -> None:
 
 def test_several_workers_share_the_work(tmp_path) -> None:
     spec = recording(tmp_path / "r.json", [WINNER, HANGS, WINNER, HANGS, WINNER])
-    settings = SearchSettings(coverage=1.0, problem_timeout_seconds=1.0, workers=2)
+    settings = SearchSettings(coverage=1.0, problem_timeout_seconds=0.5, workers=2)
     result = tune([shape(n) for n in range(5)], spec, settings, str(tmp_path / "store"))
     assert [t.choice.candidate for t in result.tuned] == ["fast", "default"] * 2 + ["fast"]
 
 
-def test_a_worker_killed_from_outside_is_a_failure_of_its_problem(tmp_path, monkeypatch) -> None:
-    spec = recording(tmp_path / "r.json", [HANGS, WINNER])
+def test_a_worker_killed_from_outside_costs_its_problem_one_try(tmp_path, monkeypatch) -> None:
+    spec = recording(tmp_path / "r.json", [WINNER, PLAIN], sample_seconds=0.01)
     requests = [{"problem": shape(number).problem.to_json()} for number in range(2)]
     with Pool(spec, 1) as pool:
         collect = pool._collect
@@ -125,14 +126,50 @@ def test_a_worker_killed_from_outside_is_a_failure_of_its_problem(tmp_path, monk
         def kill_once_it_works(*args):
             busy = next(iter(pool._busy))
             if busy.ready:
-                busy._process.kill()
+                os.kill(busy.pid, signal.SIGKILL)
                 monkeypatch.undo()
             return collect(*args)
 
         monkeypatch.setattr(pool, "_collect", kill_once_it_works)
         answers = [answer for _, answer in pool.run(requests, timeout=60)]
-    assert answers[0].failure == "the measuring process ended with signal 9"
-    assert (answers[1].failure, answers[1].content["candidates"][1][0]) == (None, "fast")
+    assert [(a.failure, a.tries) for a in answers] == [(None, 1), (None, 2)]
+    assert [a.content["candidates"][1][0] for a in answers] == ["other", "fast"]
+
+
+def test_a_replaced_worker_keeps_its_number_and_the_environment_of_it(tmp_path) -> None:
+    spec = recording(tmp_path / "r.json", [CRASHES, CRASHES, WINNER])
+    requests = [{"problem": shape(number).problem.to_json()} for number in range(3)]
+    asked: list[int] = []
+
+    def environment_of(number: int) -> dict[str, str]:
+        asked.append(number)
+        return {"PRIMUS_TEST_DEVICE": str(number)}
+
+    with Pool(spec, 2, {"PRIMUS_TEST_DEVICE": "none"}, environment_of) as pool:
+        crashed = [answer for _, answer in pool.run(requests[:2], timeout=60)]
+        assert [answer.failure for _, answer in pool.run(requests[2:], timeout=60)] == [None]
+        devices = {
+            process.number: psutil.Process(process.pid).environ()["PRIMUS_TEST_DEVICE"]
+            for process in pool._idle
+        }
+    assert [a.tries for a in crashed if a.failure] == [2, 2]
+    assert asked[:2] == [0, 1]
+    assert len(asked) >= 5
+    assert devices
+    assert devices == {number: str(number) for number in devices}
+
+
+def test_the_last_words_of_a_worker_are_part_of_the_failure(tmp_path, capsys) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("{", encoding="utf-8")
+    spec = BackendSpec(name="replay", threads=0, replay_file=str(path))
+    with Pool(spec, 1) as pool, pytest.raises(PrimusError) as caught:
+        list(pool.run([{"peak": "f32_r"}], timeout=60))
+    said = f"error: {path}: not JSON: "
+    assert str(caught.value).startswith(
+        f"a measuring process ended at its start with status 1: {said}"
+    )
+    assert said in capsys.readouterr().err
 
 
 def test_no_process_outlives_the_pool(tmp_path) -> None:
@@ -141,8 +178,8 @@ def test_no_process_outlives_the_pool(tmp_path) -> None:
         request = {"problem": shape(0).problem.to_json()}
         assert list(pool.run([request], timeout=60, deadline=time.monotonic() + 1)) == []
         pool._idle.append(pool._start())
-        started = pool._idle[0]._process
-    assert started.returncode == -9
+        started = pool._idle[0].pid
+    assert not psutil.pid_exists(started)
 
 
 ORPHAN = """
@@ -155,7 +192,7 @@ with Pool(BackendSpec(**spec), 1) as pool:
     def tell(*args):
         worker = next(iter(pool._busy))
         if worker.ready:
-            print(worker._process.pid, flush=True)
+            print(worker.pid, flush=True)
         return collect(*args)
     pool._collect = tell
     list(pool.run([request], timeout=600))

@@ -22,6 +22,13 @@ NumericsClass = Literal["exact", "rounding", "lossy"]
 ROUNDING_LIMIT = 1.5
 
 
+class ToolFailure(RuntimeError):
+    """The library's own program died or lost its device.
+
+    Out of `screen`, `interleave` or `numerics` it makes the pool try the whole problem once more.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendSpec:
     """All that a worker process needs to open the same backend as its parent."""

@@ -4,7 +4,7 @@ The recording is a JSON file:
 
     {"kind": "gemm-replay", "seed": 0, "stack": {"device": "planted"},
      "peak_tflops": {"f32_r": 0.1},
-     "noise": {"sigma": 0.02, "spike_share": 0.1, "spike_factor": 1.5},
+     "sample_seconds": 0.0, "noise": {"sigma": 0.02, "spike_share": 0.1, "spike_factor": 1.5},
      "problems": [{"problem": {"m": 8, …},
                    "candidates": {"default": {"us": [10.0]},
                                   "fast": {"us": [9.0, 9.1], "numerics": "exact"},
@@ -13,7 +13,7 @@ The recording is a JSON file:
 
 Samples of a candidate are played in order, over and over; `noise` (optional) multiplies each by a
 log-normal factor, and some by `spike_factor`. `fault` is "hang", "crash" or "refuse". `details`
-(optional) is what the backend keeps about the problem.
+(optional) is what the backend keeps about the problem, `sample_seconds` how long a sample takes.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Recording(_Part):
     seed: int = 0
     stack: dict[str, str] = {}
     peak_tflops: dict[str, float] = {}
+    sample_seconds: float = 0.0
     noise: Noise = Noise()
     problems: list[RecordedProblem]
 
@@ -117,6 +118,7 @@ class ReplayBackend(Backend):
             os._exit(3)
         if recorded.fault == "refuse":
             raise RuntimeError("the recording says that it refuses this problem")
+        time.sleep(self._recording.sample_seconds)
         place = self._played.get((problem, candidate), 0)
         self._played[problem, candidate] = place + 1
         return recorded.us[place % len(recorded.us)] * self._factor(problem)
