@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.experiment or full_size:
         settings = settings_of(name)
         before = time.perf_counter()
-        calls = trace(settings)
+        calls = trace(settings).calls
         seconds = time.perf_counter() - before
         print(
             f"{name:<20} {seconds:6.1f} s {sum(calls.values()):>7} GEMMs {len(calls):>4} problems"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ from torch import distributed
 
 from primus.config.frozen import StageSettings
 from primus.errors import TrainingError
-from primus.gemm.record import GemmRecorder
+from primus.gemm.record import GemmRecorder, Recorded
 from primus.gemm.shapes import write_shapes
 from primus.trainer.platform import install
-
-Calls = Counter[Any]
 
 # Keys that training steps need and that no shape depends on: any legal value will do.
 _NEUTRAL = {
@@ -72,10 +69,12 @@ _NEUTRAL = {
 def dump(settings: StageSettings, output: Path) -> None:
     """Write shapes.jsonl as `gemm_tuning.shapes` asks; on the first rank only."""
     source = settings.gemm_tuning.shapes
-    calls = (trace if source == "trace" else record)(complete(settings))
-    if calls is None:
+    found = (trace if source == "trace" else record)(complete(settings))
+    if found is None:
         return
-    shapes = write_shapes(output, calls, source=source, model=settings.identity)
+    shapes = write_shapes(
+        output, found.calls, source=source, model=settings.identity, varying=found.varying
+    )
     number = sum(shape.calls for shape in shapes)
     print(f"{source}: {number} GEMMs per micro-batch, {len(shapes)} distinct problems")
 
@@ -95,11 +94,11 @@ def _recorders(recorded: list[GemmRecorder]) -> Any:
     return around
 
 
-def record(settings: StageSettings) -> Calls | None:
+def record(settings: StageSettings) -> Recorded | None:
     """Record `gemm_tuning.record_iters` real steps on this rank and join what the ranks saw.
 
     Returns:
-        calls per micro-batch; None on every rank but the first.
+        the GEMMs of a micro-batch; None on every rank but the first.
 
     Raises:
         TrainingError: two steps called different GEMMs.
@@ -115,7 +114,7 @@ def record(settings: StageSettings) -> Calls | None:
         distributed.destroy_process_group()
 
 
-def record_in_groups(settings: StageSettings, device: torch.device) -> Calls | None:
+def record_in_groups(settings: StageSettings, device: torch.device) -> Recorded | None:
     """As `record`, in Megatron's process groups, which must exist."""
     # The recorder sees what reaches the dispatcher, which compiled regions do not.
     torch.compiler.set_stance("force_eager")
@@ -124,16 +123,16 @@ def record_in_groups(settings: StageSettings, device: torch.device) -> Calls | N
 
     recorded: list[GemmRecorder] = []
     train_steps(settings, device, settings.gemm_tuning.record_iters, _recorders(recorded))
-    first = recorded[0].calls
+    first = recorded[0].recorded
     for number, recorder in enumerate(recorded[1:], start=2):
-        if recorder.calls != first:
+        if recorder.calls != first.calls:
             raise TrainingError(f"step {number} called other GEMMs than step 1")
     parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, first if parallel.sees_all_gemms() else Counter())
-    return sum(parts, Counter()) if distributed.get_rank() == 0 else None
+    distributed.all_gather_object(parts, first if parallel.sees_all_gemms() else Recorded())
+    return Recorded.joined(parts) if distributed.get_rank() == 0 else None
 
 
-def trace(settings: StageSettings) -> Calls:
+def trace(settings: StageSettings) -> Recorded:
     """The same list from fake tensors; needs neither the memory nor the device of the settings."""
     install("cpu")
     torch.compiler.set_stance("force_eager")
@@ -145,4 +144,4 @@ def trace(settings: StageSettings) -> Calls:
     )
     recorded: list[GemmRecorder] = []
     trace_micro_batch(here, _recorders(recorded))
-    return sum((recorder.calls for recorder in recorded), Counter())
+    return Recorded.joined(recorder.recorded for recorder in recorded)

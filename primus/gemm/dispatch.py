@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from primus.artifacts.run import TunedUse
-from primus.gemm.backends.base import DEFAULT
+from primus.gemm.dispatch_experts import ExpertGemm
 from primus.gemm.kernels import KERNELS, Accumulate, Mm, accumulate_default, dispatchable
 from primus.gemm.problem import Problem
+from primus.gemm.served import Tally, Use, accumulated, decide
 from primus.gemm.stack import Stack
 from primus.gemm.tuned import TunedResult
 
@@ -23,13 +24,6 @@ class _Entry:
 
     def __init__(self, problem: Problem, mm: Mm, accumulate: Accumulate) -> None:
         self.problem, self.mm, self.accumulate, self.calls = problem, mm, accumulate, 0
-
-
-class _Use:
-    """How a problem is served."""
-
-    def __init__(self, kind: str, candidate: str, why: str = "") -> None:
-        self.kind, self.candidate, self.why = kind, candidate, why
 
 
 class GemmDispatcher:
@@ -45,7 +39,11 @@ class GemmDispatcher:
     def __init__(self, tuned: TunedResult | None = None) -> None:
         self._candidates = tuned.candidates if tuned is not None else {}
         self._entries: dict[Hashable, _Entry] = {}
-        self._uses: dict[Problem, _Use] = {}
+        self._uses: dict[Problem, Use] = {}
+        self._varying = {
+            "n": ExpertGemm("n", tuned),
+            "k": ExpertGemm("k", tuned),
+        }
 
     @classmethod
     def load(cls, path: Any, stack: Stack) -> GemmDispatcher:
@@ -89,65 +87,36 @@ class GemmDispatcher:
         entry.calls += 1
         return entry.accumulate(a, b, out)
 
+    def varying(self, dimension: Literal["n", "k"]) -> ExpertGemm:
+        """For products of experts: a size that was not tuned takes the kernel of the nearest."""
+        return self._varying[dimension]
+
     def _add_mm(self, a: Tensor, b: Tensor) -> _Entry:
         entry = self._entry(Problem.from_mm(a, b))
         self._entries[a.shape, a.stride(), b.shape, b.stride(), a.dtype] = entry
         return entry
 
     def _add_accumulate(self, a: Tensor, b: Tensor, out: Tensor, key: Hashable) -> _Entry:
-        same = out.dtype == a.dtype
-        problem = Problem.from_addmm(out, a, b, out=out) if same else Problem.from_mm(a, b)
-        self._entries[key] = entry = self._entry(problem)
+        self._entries[key] = entry = self._entry(accumulated(a, b, out))
         return entry
 
     def _entry(self, problem: Problem) -> _Entry:
         use = self._uses.get(problem)
         if use is None:
-            use = self._uses[problem] = self._decide(problem)
+            use = self._uses[problem] = decide(problem, self._candidates.get(problem))
         if use.kind != "hit":
             return _Entry(problem, torch.mm, accumulate_default)
         kernel = KERNELS[use.candidate]
         return _Entry(problem, kernel.mm, kernel.accumulate)
 
-    def _decide(self, problem: Problem) -> _Use:
-        candidate = self._candidates.get(problem)
-        if candidate is None:
-            return _Use("miss", DEFAULT, "not in the tuned result")
-        if candidate == DEFAULT:
-            return _Use("default", DEFAULT)
-        kernel = KERNELS.get(candidate)
-        if kernel is None:
-            return _Use("rejection", DEFAULT, f"{candidate} is not known here")
-        reason = dispatchable(problem)
-        if reason is None and not kernel.legal(problem):
-            reason = "it cannot compute this problem here"
-        if reason is not None:
-            return _Use("rejection", DEFAULT, f"{candidate}: {reason}")
-        return _Use("hit", candidate)
-
     def use(self) -> TunedUse:
         """What has become of every call so far; problems of the result without a call included."""
-        calls = dict.fromkeys(self._uses, 0)
+        tally = Tally()
         for entry in self._entries.values():
-            calls[entry.problem] += entry.calls
-        totals = {"hit": 0, "default": 0, "miss": 0, "rejection": 0}
-        problems: list[dict[str, Any]] = []
-        for problem in sorted(calls, key=Problem.sort_key):
-            use = self._uses[problem]
-            totals[use.kind] += calls[problem]
-            problems.append(_report(problem, use.kind, use.candidate, calls[problem], use.why))
-        for problem in sorted(self._candidates.keys() - calls.keys(), key=Problem.sort_key):
+            tally.add(str(entry.problem), self._uses[entry.problem], entry.calls)
+        for gemm in self._varying.values():
+            gemm.tell(tally)
+        for problem in sorted(self._candidates, key=Problem.sort_key):
             reason = dispatchable(problem) or "never called"
-            problems.append(_report(problem, "unused", self._candidates[problem], 0, reason))
-        return TunedUse(
-            hits=totals["hit"],
-            defaults=totals["default"],
-            misses=totals["miss"],
-            rejections=totals["rejection"],
-            problems=problems,
-        )
-
-
-def _report(problem: Problem, use: str, candidate: str, calls: int, why: str) -> dict[str, Any]:
-    row = {"problem": str(problem), "calls": calls, "use": use, "candidate": candidate}
-    return row | ({"why": why} if why else {})
+            tally.add(str(problem), Use("unused", self._candidates[problem], reason), 0)
+        return tally.use()

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from primus.artifacts.gemm import Tokens
 from primus.gemm.problem import Problem
 from primus.gemm.shapes import Phase
 
 Reader = Callable[[Sequence[Any], Mapping[str, Any], Tensor], Problem]
+
+
+@dataclass
+class Recorded:
+    """The GEMMs of some steps.
+
+    Attributes:
+        calls: per problem and phase.
+        varying: the problems of experts, and which of their sizes varies with their tokens.
+    """
+
+    calls: Counter[tuple[Problem, Phase]] = field(default_factory=Counter)
+    varying: dict[Problem, Tokens] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Recorded]) -> Recorded:
+        """All parts together."""
+        whole = cls()
+        for part in parts:
+            whole.calls.update(part.calls)
+            whole.varying.update(part.varying)
+        return whole
 
 
 class GemmRecorder(TorchDispatchMode):
@@ -31,12 +55,21 @@ class GemmRecorder(TorchDispatchMode):
     Attributes:
         calls: per problem and phase. Recomputation inside backward counts as backward.
         times: how often each GEMM counts; a trace that runs one of many equal layers raises it.
+        tokens: set by the caller around GEMMs of which a size varies with the tokens of experts.
+        varying: the problems that were called so, and which of their sizes varies.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[tuple[Problem, Phase]] = Counter()
         self.times = 1
+        self.tokens: Tokens | None = None
+        self.varying: dict[Problem, Tokens] = {}
+
+    @property
+    def recorded(self) -> Recorded:
+        """What was seen so far."""
+        return Recorded(Counter(self.calls), dict(self.varying))
 
     @property
     def counts(self) -> Counter[Problem]:
@@ -72,7 +105,10 @@ class GemmRecorder(TorchDispatchMode):
         if all(tensor.numel() for tensor in args if isinstance(tensor, Tensor)):
             backward = torch._C._current_autograd_node() is not None
             phase: Phase = "backward" if backward else "forward"
-            self.calls[reader(args, named, result), phase] += self.times
+            problem = reader(args, named, result)
+            self.calls[problem, phase] += self.times
+            if self.tokens is not None:
+                self.varying[problem] = self.tokens
         return result
 
 

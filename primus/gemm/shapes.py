@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from primus.artifacts.gemm import ShapeRow, ShapesHeader, load_shapes, save_lines
+from primus.artifacts.gemm import ShapeRow, ShapesHeader, Tokens, load_shapes, save_lines
 from primus.errors import TrainingError
 from primus.gemm.problem import Problem
 
-Phase = Literal["forward", "backward"]
+# "step": a library's log does not say which.
+Phase = Literal["forward", "backward", "step"]
 Calls = Mapping[tuple[Problem, Phase], int]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A problem and how often a microbatch calls it, in all and per phase."""
+    """A problem and how often a microbatch calls it, in all and per phase.
+
+    Attributes:
+        tokens: the size that varies with the number of tokens which experts receive; the problem
+            has its mean.
+    """
 
     problem: Problem
     calls: int
     phases: dict[str, int]
+    tokens: Tokens | None = None
 
 
 def write_shapes(
@@ -31,6 +38,7 @@ def write_shapes(
     source: Literal["record", "trace"],
     model: Mapping[str, Any],
     microbatches: int = 1,
+    varying: Mapping[Problem, Tokens] | None = None,
 ) -> list[Shape]:
     """Write shapes.jsonl, most FLOPs first, and return what it holds.
 
@@ -38,6 +46,7 @@ def write_shapes(
         calls: as `GemmRecorder.calls` has them.
         model: summary of the model, free.
         microbatches: how many were recorded; the file counts calls per microbatch.
+        varying: problems of experts and their size that varies.
 
     Raises:
         TrainingError: nothing was recorded, or the calls of a problem are not the same in every
@@ -54,7 +63,9 @@ def write_shapes(
             )
         phases.setdefault(problem, {})[phase] = count // microbatches
     shapes = [
-        Shape(problem, sum(split.values()), dict(sorted(split.items())))
+        Shape(
+            problem, sum(split.values()), dict(sorted(split.items())), (varying or {}).get(problem)
+        )
         for problem, split in phases.items()
     ]
     shapes.sort(key=lambda s: (-s.problem.flops * s.calls, s.problem.sort_key()))
@@ -76,7 +87,7 @@ def read_shapes(path: Path | str) -> tuple[ShapesHeader, list[Shape]]:
         ArtifactError: the file is missing, torn or of another version.
     """
     header, rows = load_shapes(path)
-    return header, [Shape(Problem.from_json(r.problem), r.calls, r.phases) for r in rows]
+    return header, [Shape(Problem.from_json(r.problem), r.calls, r.phases, r.tokens) for r in rows]
 
 
 def _row(shape: Shape) -> ShapeRow:
@@ -86,4 +97,5 @@ def _row(shape: Shape) -> ShapeRow:
         calls=shape.calls,
         phases=shape.phases,
         flops=shape.problem.flops,
+        tokens=shape.tokens,
     )

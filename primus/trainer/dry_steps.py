@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from megatron.core import parallel_state
@@ -20,14 +20,46 @@ from primus.config.frozen import StageSettings
 from primus.config.layout import least_ranks_per_stage
 from primus.trainer import parallel
 from primus.trainer.layers import block_spec
-from primus.trainer.linear import Gemm
+from primus.trainer.linear import Gemm, TorchGemm
 from primus.trainer.loop import forward_backward
 from primus.trainer.model import ModelConfig, build_model, model_config
 from primus.trainer.optimizer import build_optimizer, take_step
 from primus.trainer.thin import Thinned, Watcher, count_repeats, fit_recomputation, thin
 
-Around = Callable[[], AbstractContextManager[Any]]
+Around = Callable[[], AbstractContextManager[Watcher | None]]
 AroundTrace = Callable[[], AbstractContextManager[Watcher]]
+
+
+class _Watched:
+    """A `Gemm` that tells a watcher which products vary with the tokens of experts."""
+
+    def __init__(self, gemm: Gemm, tokens: Literal["n", "k"] | None = None) -> None:
+        self._gemm, self._tokens = gemm, tokens
+        self.watcher: Watcher | None = None
+
+    def mm(self, a: Tensor, b: Tensor) -> Tensor:
+        with self._telling():
+            return self._gemm.mm(a, b)
+
+    def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        with self._telling():
+            return self._gemm.mm_accumulate(a, b, out)
+
+    def varying(self, dimension: Literal["n", "k"]) -> Gemm:
+        inner = _Watched(self._gemm.varying(dimension), dimension)
+        inner.watcher = self.watcher
+        return inner
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        if self.watcher is None:
+            yield
+            return
+        self.watcher.tokens = self._tokens
+        try:
+            yield
+        finally:
+            self.watcher.tokens = None
 
 
 def _dry_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConfig:
@@ -59,9 +91,11 @@ def train_steps(
 ) -> None:
     """Train one micro-batch per iteration: forward, backward, optimizer step.
 
-    The process group must be initialised. Each forward and backward runs inside `around()`.
+    The process group must be initialised. Each forward and backward runs inside `around()`, and
+    tells the watcher that it gives, if any, which GEMMs are of experts.
     """
-    config = _dry_config(settings, gemm)
+    watched = _Watched(gemm or TorchGemm())
+    config = _dry_config(settings, watched)
     chunks = parallel.wrap(settings, config, parallel.build_chunks(settings, config))
     optimizer = build_optimizer(settings, chunks)
     config.grad_scale_func = optimizer.scale_loss
@@ -74,7 +108,7 @@ def train_steps(
         for chunk in chunks:
             chunk.zero_grad_buffer()  # type: ignore[operator]
         optimizer.zero_grad()
-        with around():
+        with around() as watched.watcher:
             forward_backward(settings, chunks, batches(), num_microbatches=1)
         take_step(optimizer, settings.clip_grad)
 
@@ -126,7 +160,8 @@ def _chunks(settings: StageSettings) -> Iterator[_Chunk]:
 
 
 def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: AroundTrace) -> None:
-    config = _dry_config(settings)
+    watched = _Watched(TorchGemm())
+    config = _dry_config(settings, watched)
     config.perform_initialization = False
     fit_recomputation(config, chunk.layers)
     model: Any = build_model(
@@ -149,7 +184,7 @@ def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: Aro
         model.set_input_tensor(torch.empty(shape, dtype=config.params_dtype, requires_grad=True))
     labels = batch["labels"] if chunk.post_process else None
     with around() as watcher:
-        watcher.times = times
+        watcher.times, watched.watcher = times, watcher
         repeats = [times * number for number in chunk.layers.repeats]
         count_repeats(model.decoder.layers, repeats, watcher)
         out = model(batch["tokens"], batch["position_ids"], None, labels=labels)

@@ -7,7 +7,7 @@ Weight gradients are added into Megatron's `main_grad` by the GEMM itself where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from megatron.core import tensor_parallel
@@ -27,6 +27,13 @@ class Gemm(Protocol):
     def mm_accumulate(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
         """`out += a @ b`, returned; `out` is contiguous and may be float32 where they are not."""
 
+    def varying(self, dimension: Literal["n", "k"]) -> Gemm:
+        """The same for products whose size varies with the number of tokens that experts receive.
+
+        Args:
+            dimension: in BLAS's terms, "n" where it is the rows of `a`, "k" where it is summed.
+        """
+
 
 class TorchGemm:
     """`Gemm` by `torch.mm`."""
@@ -40,6 +47,10 @@ class TorchGemm:
         if out.dtype == a.dtype:
             return torch.addmm(out, a, b, out=out)
         return out.add_(torch.mm(a, b))
+
+    def varying(self, dimension: Literal["n", "k"]) -> Gemm:
+        """Itself: `torch.mm` takes any size."""
+        return self
 
 
 class _Linear(torch.autograd.Function):
@@ -111,13 +122,15 @@ class _GroupedLinear(torch.autograd.Function):
             rows.split(ctx.counts),
             strict=True,
         )
-        return drows, None, None, *(_weight_grad(gemm, *part) for part in parts)
+        summing = gemm.varying("k")
+        return drows, None, None, *(_weight_grad(summing, *part) for part in parts)
 
 
 def _per_group(
     rows: Tensor, matrices: Sequence[Tensor], counts: Sequence[int], gemm: Gemm
 ) -> Tensor:
     parts = zip(rows.split(counts), matrices, strict=True)
+    gemm = gemm.varying("n")
     # No GEMM library is asked for a product without rows.
     products = [gemm.mm(part, matrix) for part, matrix in parts if part.shape[0]]
     return torch.cat(products) if products else rows.new_empty(0, matrices[0].shape[1])

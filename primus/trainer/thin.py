@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -20,6 +20,9 @@ class Watcher(Protocol):
 
     times: int
     """For how many layers the running one stands."""
+
+    tokens: Literal["n", "k"] | None
+    """Which size of the running GEMM varies with the tokens that experts receive."""
 
 
 @dataclass(frozen=True)

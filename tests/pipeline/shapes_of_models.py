@@ -45,11 +45,13 @@ def main() -> None:
     for name, known in settings.items():
         record_of, trace_of = recorded[name], trace(known)
         found[name] = {
-            "calls": sum(record_of.values()),
+            "calls": sum(record_of.calls.values()),
+            "varying": len(trace_of.varying),
+            "varying_differs": record_of.varying != trace_of.varying,
             "different": [
-                f"{problem} {phase}: {record_of[problem, phase]} / {trace_of[problem, phase]}"
-                for problem, phase in record_of | trace_of
-                if record_of[problem, phase] != trace_of[problem, phase]
+                f"{key[0]} {key[1]}: {record_of.calls[key]} / {trace_of.calls[key]}"
+                for key in record_of.calls | trace_of.calls
+                if record_of.calls[key] != trace_of.calls[key]
             ],
         }
     output.write_text(json.dumps(found))
