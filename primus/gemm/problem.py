@@ -89,6 +89,7 @@ class Problem:
         scaleA … scaleD: scale modes by number ("0": none, "1": scalar, "2": vector, "3" and on:
             blocks); the names "s" and "v" of old releases become numbers.
         bias_source: which operand the bias gradient is taken from.
+        fast_accumulation: cuBLASLt's flag for fp8; hipBLASLt has none.
         bias_stride: elements between the biases of a batch.
         activation_type, activation_args: epilogue function and its parameters.
         groups: the further members of a grouped GEMM, which grouped_gemm then says too.
@@ -136,6 +137,7 @@ class Problem:
     scaleD: str = "0"
     scaleAlpha_vector: bool = False
     amaxD: bool = False
+    fast_accumulation: bool = False
     swizzleA: bool = False
     swizzleB: bool = False
     any_stride: bool = False

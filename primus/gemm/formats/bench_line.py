@@ -102,6 +102,9 @@ class BenchLine:
 
         Args:
             release: a key of `bench_flags.RELEASES`.
+
+        Raises:
+            ValueError: the problem has what hipBLASLt cannot compute.
         """
         run = run or Run()
         flags = [flag for flag, _ in _layout(problem, run, order_of(release))] + [GAP]
@@ -125,6 +128,9 @@ def problem_arguments(problem: Problem) -> list[str]:
     """Arguments of hipblaslt-bench that state a problem and nothing of how to run it.
 
     What has the program's default is left out, so that programs without the flag take the rest.
+
+    Raises:
+        ValueError: as `BenchLine.of`.
     """
     order = [
         entry if _flag(entry) in REQUIRED else f"{_flag(entry)}?"
@@ -252,8 +258,10 @@ def _values(problem: Problem, run: Run) -> dict[str, Value]:
     """Every field by name, the parameters of the activation one by one.
 
     Raises:
-        ValueError: more parameters than hipblaslt-bench takes.
+        ValueError: what hipblaslt-bench has no argument for.
     """
+    if problem.fast_accumulation:
+        raise ValueError("hipblaslt-bench has no argument for fast accumulation")
     arguments = problem.activation_args
     if len(arguments) > len(_ARGUMENTS):
         raise ValueError(f"hipblaslt-bench takes 2 activation arguments, not {len(arguments)}")

@@ -89,35 +89,40 @@ class _Reader(Generic[T]):
 
     def read(self, path: Path, file: BinaryIO) -> None:
         """Count the lines of one file."""
-        before = self.dump.lines
+        number = 1
         for block in _blocks(file):
-            start = self.dump.lines - before + 1
             text = block if self._varying is None else self._varying.sub(b"", block)
             lines = text.split(b"\n")
             last = lines.pop()
-            self.dump.lines += len(lines)
             for line, count in Counter(lines).items():
-                self._count(line, count, lambda wanted: f"{path}:{start + lines.index(wanted)}")
+                why = self._count(line, count)
+                if why is not None:
+                    self.dump.skipped += count
+                    if len(self.dump.examples) < MAX_EXAMPLES:
+                        self._example(path, number + lines.index(line), why)
+            number += len(lines)
             if last:
-                self.dump.lines += 1
+                number += 1
                 self.torn += 1
-                where = f"{path}:{start + len(lines)}"
-                self._skip(1, f"{where}: ends without a newline")
+                self.dump.skipped += 1
+                self._example(path, number - 1, "ends without a newline")
+        self.dump.lines += number - 1
 
-    def _count(self, line: bytes, count: int, where: Callable[[bytes], str]) -> None:
+    def _count(self, line: bytes, count: int) -> str | None:
+        """Why the line is malformed, None where it is not and was counted."""
         try:
             found = self._known[line]
         except KeyError:
             try:
                 found = self._parse_line(line)
             except ValueError as error:
-                self._skip(count, f"{where(line)}: {error}" if self._wants_examples else "")
-                return
+                return str(error)
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
             self._known[line] = found
         if found is not None:
             self.dump.calls[found] += count
+        return None
 
     def _parse_line(self, line: bytes) -> T | None:
         if not line or line.isspace():
@@ -130,14 +135,9 @@ class _Reader(Generic[T]):
             raise ValueError(f"not text from byte {error.start + 1} on") from None
         return self._parse(text)
 
-    @property
-    def _wants_examples(self) -> bool:
-        return len(self.dump.examples) < MAX_EXAMPLES
-
-    def _skip(self, count: int, example: str) -> None:
-        if self._wants_examples:
-            self.dump.examples.append(example)
-        self.dump.skipped += count
+    def _example(self, path: Path, number: int, why: str) -> None:
+        if len(self.dump.examples) < MAX_EXAMPLES:
+            self.dump.examples.append(f"{path}:{number}: {why}")
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
