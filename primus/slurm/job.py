@@ -1,0 +1,128 @@
+"""What Snakemake wants to run, as its job script says it, and sbatch's options for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from primus.errors import UserError
+from primus.files import canonical_json, sha256_text
+
+_PROPERTIES = re.compile(r"^# properties = (\{.*\})$", re.MULTILINE)
+_NAME = re.compile(r"[^\w.-]+")
+
+# What each resource is called by sbatch. The names are those of Snakemake's own SLURM plugin.
+OPTIONS = {
+    "slurm_account": "account",
+    "slurm_partition": "partition",
+    "qos": "qos",
+    "constraint": "constraint",
+    "reservation": "reservation",
+    "exclude": "exclude",
+    "nodes": "nodes",
+    "gres": "gres",
+    "mem_mb": "mem",
+    "runtime": "time",
+}
+# Options that are ours: a second value in slurm_extra would contradict the first.
+RESERVED = frozenset({*OPTIONS.values(), "job-name", "comment", "output", "error", "parsable"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job of Snakemake.
+
+    Attributes:
+        name: rule and owner, for people: `train.llama3_8B`.
+        key: hash of the working directory and of what the job makes; equal for the same work.
+        threads: cores per node.
+        resources: by Snakemake's names.
+    """
+
+    name: str
+    key: str
+    threads: int
+    resources: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, script: Path) -> Self:
+        """The job of a script that Snakemake wrote.
+
+        Raises:
+            UserError: the script has no line of properties, or none that can be read.
+        """
+        found = _PROPERTIES.search(script.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(found[1]) if found else None
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{script}: has no line of properties. Fix: let Snakemake write it "
+                "(snakemake --profile slurm …)"
+            )
+        rule = str(content.get("rule") or content.get("groupid") or "job")
+        wildcards = content.get("wildcards") or {}
+        owner = wildcards.get("experiment") or wildcards.get("owner") or wildcards.get("dataset")
+        work = [os.getcwd(), rule, sorted(map(str, content.get("output", [])))]
+        return cls(
+            name=_NAME.sub("_", f"{rule}.{owner}" if owner else rule),
+            key=sha256_text(canonical_json(work))[:16],
+            threads=int(content.get("threads", 1)),
+            resources=content.get("resources", {}),
+        )
+
+    @property
+    def comment(self) -> str:
+        """By which a job that is queued or runs is found again."""
+        return f"primus:{self.key}"
+
+    def options(self, log: Path) -> list[str]:
+        """Options for sbatch.
+
+        Args:
+            log: where the job's output goes; `%j` in it becomes the job's number.
+
+        Raises:
+            UserError: `slurm_extra` repeats an option that a resource or this module sets.
+        """
+        cores = self.resources.get("cpus_per_task", self.threads)
+        options = [
+            f"--job-name={self.name}",
+            f"--comment={self.comment}",
+            f"--output={log}",
+            # A job that SLURM starts again goes on in the same file.
+            "--open-mode=append",
+            "--ntasks-per-node=1",
+            f"--cpus-per-task={cores}",
+        ]
+        options += [
+            f"--{option}={self.resources[name]}"
+            for name, option in OPTIONS.items()
+            if self.resources.get(name) not in (None, "")
+        ]
+        return options + self._extra()
+
+    def _extra(self) -> list[str]:
+        extra = shlex.split(str(self.resources.get("slurm_extra") or ""))
+        for word in extra:
+            option = word.removeprefix("--").partition("=")[0]
+            if option in RESERVED:
+                raise UserError(
+                    f"slurm_extra = {' '.join(extra)}: --{option} is set by another resource. "
+                    f"Fix: use {_resource_of(option)}"
+                )
+        return extra
+
+
+def _resource_of(option: str) -> str:
+    names = {value: name for name, value in OPTIONS.items()}
+    return names.get(option, "what is set already")
