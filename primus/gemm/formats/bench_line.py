@@ -196,7 +196,7 @@ def _problem(members: list[dict[str, Value]], values: Mapping[str, Value]) -> Pr
     groups = tuple(Group(**{name: int(value) for name, value in m.items()}) for m in others)
     if any(min(group.m, group.n, group.k) < 1 for group in groups):
         raise ValueError("a member of a grouped GEMM has sizes of at least 1")
-    return Problem(**first, **fit, activation_args=tuple(arguments), groups=groups)  # type: ignore[arg-type]
+    return Problem(**(fit | first), activation_args=tuple(arguments), groups=groups)
 
 
 _ARGUMENTS = ("activation_arg1", "activation_arg2")
