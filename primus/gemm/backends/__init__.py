@@ -9,6 +9,7 @@ from primus.gemm.backends.base import Backend, BackendSpec
 
 BACKENDS = {
     "cpu": "primus.gemm.backends.cpu:CpuBackend",
+    "hipblaslt": "primus.gemm.backends.hipblaslt:HipblasltBackend",
     "replay": "primus.gemm.backends.replay:ReplayBackend",
 }
 
