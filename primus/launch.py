@@ -24,7 +24,7 @@ class Ranks:
     Attributes:
         module: what each rank runs, as in `python -m`.
         arguments: its command line.
-        environment: set for every rank, on top of this process's own.
+        environment: set for every rank, on top of this process's own; None: must be unset.
         log_directory: each rank's output is kept there; rank 0's is also shown.
     """
 
@@ -32,7 +32,7 @@ class Ranks:
     arguments: Sequence[str]
     nproc_per_node: int
     nodes: int
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]
     log_directory: Path
 
     def command(self) -> list[str]:
@@ -58,6 +58,23 @@ class Ranks:
         ]
 
 
+# Large tensors stay mapped between steps and lie in huge pages, so that they cost no page faults.
+_ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:"
+    "glibc.malloc.trim_threshold=17179869184"
+}
+
+
+def platform_environment(platform: str) -> dict[str, str]:
+    """Variables that ranks on a platform start with where nobody says otherwise.
+
+    On CPUs these are settings of malloc that made whole steps 1.15 to 1.25 times faster where they
+    were first measured. The tune stage holds them against a plain malloc and records the plain one
+    where that wins; the user's own `env` comes last and replaces either.
+    """
+    return dict(_ALLOCATOR) if platform == "cpu" else {}
+
+
 def thread_environment(threads: int) -> dict[str, str]:
     """Variables that hold every threaded library of a rank to `threads` CPU threads."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -72,13 +89,14 @@ def run_ranks(ranks: Ranks) -> int:
         failure for ranks that saved and left after a SIGTERM.
     """
     ranks.log_directory.mkdir(parents=True, exist_ok=True)
-    environment = {
+    wanted: dict[str, str | None] = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         # Instead of "[default0]:"; torchrun takes an empty one for none given.
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": " ",
         **ranks.environment,
     }
+    environment = {name: value for name, value in wanted.items() if value is not None}
     process = subprocess.Popen(
         ranks.command(), env=environment, preexec_fn=_end_with_parent, start_new_session=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from primus.artifacts.weights import WeightsManifest
 from primus.config.frozen import StageSettings
 from primus.errors import DataError, UnavailableError
 from primus.files import atomic_write, canonical_json
-from primus.launch import Ranks, run_ranks, thread_environment
+from primus.launch import Ranks, platform_environment, run_ranks, thread_environment
 from primus.trainer import run_directory
 from primus.trainer.outcome import finished, require_completed, train_manifest
 from primus.trainer.sole_writer import check_free
@@ -28,8 +29,13 @@ def train(
     tokenizer_path: Path,
     tuned_path: Path | None,
     weights_path: Path | None = None,
+    activate: Callable[[Path], Mapping[str, str]] | None = None,
 ) -> TrainManifest:
     """Bring the run in `directory` to `train_iters` and return its manifest.
+
+    Args:
+        activate: called with the run's tuned result before ranks start; gives the variables
+            under which they use it.
 
     Raises:
         UnavailableError: a container is asked for.
@@ -66,7 +72,10 @@ def train(
         _write_about(attempt, directory, identity, settings.identity | settings.extent)
         arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
         arguments += ["--weights", str(weights_path)] if weights_path else []
-        require_completed(directory, settings, run_ranks(_ranks(settings, attempt, arguments)))
+        variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}
+        arguments += ["--variables", canonical_json(variables)]
+        ranks = _ranks(settings, attempt, arguments, variables)
+        require_completed(directory, settings, run_ranks(ranks))
     return train_manifest(directory, settings, identity, samples)
 
 
@@ -101,12 +110,17 @@ def _arguments(
     ]
 
 
-def _ranks(settings: StageSettings, attempt: Path, arguments: list[str]) -> Ranks:
+def _ranks(
+    settings: StageSettings, attempt: Path, arguments: list[str], variables: Mapping[str, str]
+) -> Ranks:
     return Ranks(
         module="primus.train_rank",
         arguments=arguments,
         nproc_per_node=settings.nproc_per_node,
         nodes=settings.nodes,
-        environment=thread_environment(settings.threads_per_rank) | settings.env.as_dict(),
+        environment=thread_environment(settings.threads_per_rank)
+        | platform_environment(settings.platform)
+        | settings.env.as_dict()
+        | variables,
         log_directory=attempt / "logs",
     )

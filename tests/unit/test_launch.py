@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from primus.errors import UnavailableError
-from primus.launch import Ranks, run_ranks, thread_environment
+from primus.launch import Ranks, platform_environment, run_ranks, thread_environment
 
 STATUS = """
 import os, sys
@@ -77,6 +77,14 @@ def test_one_rank_is_a_plain_process(modules: Path) -> None:
     assert (modules / "seen").read_text() == "mark 3 --nnodes a b\n"
 
 
+def test_a_variable_can_be_unset(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GONE", "here")
+    (modules / "rank_status.py").write_text('import os; raise SystemExit("GONE" in os.environ)')
+    environment = {"GONE": None}
+    assert run_ranks(ranks(modules, environment={})) == 1
+    assert run_ranks(ranks(modules, environment=environment)) == 0
+
+
 def test_several_ranks_go_through_torchrun_which_takes_no_argument_of_theirs(
     modules: Path,
 ) -> None:
@@ -125,3 +133,26 @@ def test_a_rank_ends_when_its_starter_is_killed(modules: Path) -> None:
 def test_threads_of_every_library_are_limited() -> None:
     environment = thread_environment(3)
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+
+
+def test_only_ranks_on_cpus_have_settings_of_malloc() -> None:
+    assert list(platform_environment("cpu")) == ["GLIBC_TUNABLES"]
+    assert platform_environment("cuda") == platform_environment("rocm") == {}
+
+
+def test_the_settings_of_malloc_are_ones_that_the_c_library_takes() -> None:
+    """What it does not know it reports, or drops in silence: its own list says what it took."""
+    loader = next(iter(Path("/lib64").glob("ld-linux*.so*")), None)
+    if loader is None:
+        pytest.skip("no glibc here")
+    done = subprocess.run(
+        [str(loader), "--list-tunables"],
+        env=platform_environment("cpu"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    taken = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    asked = platform_environment("cpu")["GLIBC_TUNABLES"].split(":")
+    for name, value in (one.split("=") for one in asked):
+        assert int(taken[name].split()[0], 16) == int(value), taken[name]
