@@ -1,0 +1,114 @@
+"""One node's part of a job on several: what srun starts on each of them, once.
+
+    srun --nodes=2 --ntasks-per-node=1 … python -m primus.node --nproc-per-node 8 \\
+        --log-dir LOGS --module primus.train_rank -- ARGUMENTS
+
+becomes the node's torchrun. All nodes meet at the first of the step's node list, on MASTER_PORT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from primus.errors import UnavailableError, run_main
+
+# Slurm's own words for the place of a step's task.
+_NODES, _NODE, _LIST = "SLURM_STEP_NUM_NODES", "SLURM_NODEID", "SLURM_STEP_NODELIST"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Become torchrun on this node.
+
+    Raises:
+        UnavailableError: this is no task of a SLURM step, or its first node has no address.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m primus.node",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--nproc-per-node", type=int, required=True, help="ranks on this node")
+    parser.add_argument("--log-dir", type=Path, required=True, help="of the ranks' output")
+    parser.add_argument("--module", required=True, help="what each rank runs, as in python -m")
+    parser.add_argument("arguments", nargs="*", help="its command line")
+    args = parser.parse_args(argv)
+    # SLURM warns every process of the job before its time is over. The ranks know what to do.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    command = torchrun(os.environ, args.nproc_per_node, args.log_dir, args.module, args.arguments)
+    os.execvp(command[0], command)  # noqa: S606  # an argument list, no shell
+
+
+def torchrun(
+    environment: Mapping[str, str],
+    nproc_per_node: int,
+    log_directory: Path,
+    module: str,
+    arguments: Sequence[str],
+) -> list[str]:
+    """The argument list of this node's torchrun.
+
+    Args:
+        environment: of a task of a SLURM step, with MASTER_PORT.
+        log_directory: every node writes into a directory of its own in it.
+
+    Raises:
+        UnavailableError: a variable of the step is missing, or its first node has no address.
+    """
+    missing = [n for n in (_NODES, _NODE, _LIST, "MASTER_PORT") if n not in environment]
+    if missing:
+        raise UnavailableError(
+            f"{', '.join(missing)}: not set: this is no task of a SLURM step. "
+            "Fix: let the train stage start it, inside a job"
+        )
+    node, nodes = environment[_NODE], environment[_NODES]
+    show = node == "0"
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *(f"--nnodes={nodes}", f"--node-rank={node}", f"--nproc-per-node={nproc_per_node}"),
+        f"--master-addr={_address(first_node(environment[_LIST]))}",
+        f"--master-port={environment['MASTER_PORT']}",
+        f"--log-dir={log_directory / f'node{int(node):03d}'}",
+        # Every rank into a file of its own; the first rank of all is shown, too.
+        *("--redirects=3", f"--tee={'0:3' if show else '0:0'}"),
+        *("--max-restarts=0", "--module", module, "--", *arguments),
+    ]
+
+
+def first_node(nodes: str) -> str:
+    """The first of a list such as `gpu[03-07,12]`, as SLURM itself expands it.
+
+    Raises:
+        UnavailableError: SLURM cannot read the list.
+    """
+    done = subprocess.run(
+        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False
+    )
+    names = done.stdout.split()
+    if done.returncode != 0 or not names:
+        raise UnavailableError(
+            f"{_LIST} = {nodes}: scontrol cannot read it: {done.stderr.strip()}. "
+            "Fix: run inside a job of this cluster"
+        )
+    return names[0]
+
+
+def _address(host: str) -> str:
+    """Its address: torchrun compares it with this machine's own, where names may differ."""
+    try:
+        return str(socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)[0][4][0])
+    except socket.gaierror as error:
+        raise UnavailableError(
+            f"{host}: the first node of the job has no address here: {error.strerror}. "
+            "Fix: mend the nodes' name service"
+        ) from error
+
+
+if __name__ == "__main__":
+    run_main(main)
