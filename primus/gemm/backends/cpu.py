@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from primus.artifacts.gemm import load_tuned
 from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec, Numerics
 from primus.gemm.kernels import KERNELS, KERNELS_VERSION, dispatchable
 from primus.gemm.operands import DTYPE_OF_TYPE, Operands, make_operands
@@ -101,6 +102,11 @@ class CpuBackend(Backend):
         return Numerics.of(
             torch.equal(default, other), _rms(other[rows], exact), _rms(default[rows], exact)
         )
+
+    def activate(self, tuned: Path) -> Mapping[str, str]:
+        """The process-level candidate that whole steps chose; the kernels are called in torch."""
+        process = load_tuned(tuned)[0].process
+        return process.environment if process is not None else {}
 
     def peak(self, type_name: str) -> float:
         if type_name not in DTYPE_OF_TYPE:
