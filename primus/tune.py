@@ -7,6 +7,7 @@ that all experiments share. What this prints is a summary; the file holds everyt
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     settings = load_settings(args, "tune")
     with stage_time("tune", args.output):
-        print(_tune(settings, args.shapes, args.output), flush=True)
+        if told := _tune(settings, args.shapes, args.output):
+            print(told, flush=True)
 
 
 def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
@@ -40,7 +42,10 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
     from primus.gemm.shapes import read_shapes
     from primus.gemm.summary import summary
     from primus.gemm.tuned import write_tuned
+    from primus.launch import platform_environment
+    from primus.tune_steps import whole_steps
 
+    started = time.monotonic()
     keys = settings.gemm_tuning
     spec = BackendSpec(
         name=settings.gemm_backend,
@@ -55,13 +60,15 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
         budget_seconds=60 * keys.budget_minutes,
         problem_timeout_seconds=keys.problem_timeout_seconds,
         workers=keys.workers,
-        environment=settings.env.as_dict(),
+        environment=platform_environment(settings.platform) | settings.env.as_dict(),
     )
     _, shapes = read_shapes(shapes_path)
     result = tune(shapes, spec, search, keys.store, enabled=keys.enabled)
     header, rows = write_tuned(output, result, search, sha256_file(shapes_path))
     load_backend(spec).write(header, rows, output.parent)
-    return summary(header, rows, measured=result.measured, reused=result.reused)
+    print(summary(header, rows, measured=result.measured, reused=result.reused), flush=True)
+    deadline = started + search.budget_seconds
+    return whole_steps(settings, shapes_path, output, deadline=deadline)
 
 
 if __name__ == "__main__":
