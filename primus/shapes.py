@@ -16,9 +16,9 @@ from pathlib import Path
 
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
-from primus.config.layout import least_ranks_per_stage
 from primus.errors import TrainingError, run_main
 from primus.launch import Ranks, run_ranks, thread_environment
+from primus.watched_steps import model_parallel_ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,15 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     with stage_time("shapes", args.output):
         ranks = model_parallel_ranks(settings)
-        if settings.gemm_tuning.shapes == "trace" or ranks == 1:
+        if settings.gemm_tuning.shapes == "record" and settings.platform != "cpu":
+            _dump_by_library(settings, args.output)
+        elif settings.gemm_tuning.shapes == "trace" or ranks == 1:
             _dump(settings, args.output)
         else:
             _start(settings, ranks, list(argv if argv is not None else sys.argv[1:]))
-
-
-def model_parallel_ranks(settings: StageSettings) -> int:
-    """Ranks that hold one copy of the model; more only repeat the same shapes."""
-    return int(settings.pipeline_model_parallel_size * least_ranks_per_stage(settings))
 
 
 def _start(settings: StageSettings, ranks: int, arguments: list[str]) -> None:
@@ -68,6 +65,13 @@ def _dump(settings: StageSettings, output: Path) -> None:
     from primus.shapes_dump import dump
 
     dump(settings, output)
+
+
+def _dump_by_library(settings: StageSettings, output: Path) -> None:
+    from primus.gemm.library import library_dump
+    from primus.shapes_library import dump_by_library
+
+    dump_by_library(settings, output, library_dump(settings.platform))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,25 +106,44 @@ def record(settings: StageSettings) -> Recorded | None:
         TrainingError: two steps called different GEMMs.
     """
     torch.set_num_threads(1)
+    with groups(settings) as device:
+        return record_in_groups(settings, device)
+
+
+@contextmanager
+def groups(settings: StageSettings) -> Iterator[torch.device]:
+    """Megatron's process groups of this rank, and its device."""
     device = install(settings.platform)
     from primus.trainer import parallel
 
     parallel.initialize(settings, timeout_minutes=10)
     try:
-        return record_in_groups(settings, device)
+        yield device
     finally:
         distributed.destroy_process_group()
 
 
-def record_in_groups(settings: StageSettings, device: torch.device) -> Recorded | None:
-    """As `record`, in Megatron's process groups, which must exist."""
+def record_in_groups(
+    settings: StageSettings,
+    device: torch.device,
+    *,
+    iterations: int | None = None,
+    gemm: Any | None = None,
+) -> Recorded | None:
+    """As `record`, in Megatron's process groups, which must exist.
+
+    Args:
+        iterations: instead of `gemm_tuning.record_iters`.
+        gemm: what multiplies matrices; None for torch itself.
+    """
     # The recorder sees what reaches the dispatcher, which compiled regions do not.
     torch.compiler.set_stance("force_eager")
     from primus.trainer import parallel
     from primus.trainer.dry_steps import train_steps
 
     recorded: list[GemmRecorder] = []
-    train_steps(settings, device, settings.gemm_tuning.record_iters, _recorders(recorded))
+    steps = settings.gemm_tuning.record_iters if iterations is None else iterations
+    train_steps(settings, device, steps, _recorders(recorded), gemm)
     first = recorded[0].recorded
     for number, recorder in enumerate(recorded[1:], start=2):
         if recorder.calls != first.calls:

@@ -10,11 +10,13 @@ after any end, it goes on where the newest good checkpoint is. Example:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from primus.artifacts.timing import stage_time
-from primus.config.frozen import add_settings_arguments, load_settings
+from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import run_main
 from primus.huggingface.start import open_start
 from primus.trainer.run_directory import newest_checkpoint
@@ -49,8 +51,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             tokenizer_path=args.tokenizer,
             tuned_path=args.tuned,
             weights_path=args.weights,
+            activate=partial(_activate, settings),
         )
         manifest.save(args.output)
+
+
+def _activate(settings: StageSettings, tuned: Path) -> Mapping[str, str]:
+    from primus.gemm.applied import activate, with_users
+    from primus.tune_verify import verify_once
+
+    users = settings.env.as_dict()
+    activation = activate(tuned, threads=settings.threads_per_rank)
+    variables, said = with_users(activation, users, os.environ)
+    for line in said:
+        print(f"warning: {line}", flush=True)
+    verify_once(settings, tuned, variables)
+    return variables
 
 
 if __name__ == "__main__":

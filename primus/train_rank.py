@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import time
@@ -39,6 +40,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run-directory", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--about", type=Path, required=True, help="JSON for checkpoint manifests")
+    parser.add_argument(
+        "--variables", type=json.loads, default={}, help="JSON of what the tuned GEMMs had set"
+    )
     return parser.parse_args(argv)
 
 
@@ -84,7 +88,7 @@ class _AttemptRecord:
 
     def __init__(self, settings: StageSettings, args: argparse.Namespace, started: float) -> None:
         self._directory = args.run_directory / "attempts" / f"{args.attempt:03d}"
-        self._number, self._started = args.attempt, started
+        self._number, self._started, self._variables = args.attempt, started, args.variables
         self.first = self.last = 0
         self.resumed_from: str | None = None
 
@@ -114,6 +118,7 @@ class _AttemptRecord:
             status=status,
             reason=reason,
             mendable=mendable,
+            variables=self._variables,
             started=self._started,
             finished=finished,
             first_iteration=self.first,
@@ -131,14 +136,17 @@ def _attempt(
     from torch import distributed
 
     from primus import train_setup
+    from primus.gemm.applied import open_applied
+    from primus.gemm.verify import summary
     from primus.trainer import checkpoint, parallel
     from primus.trainer.loop import Loop
 
     started = time.time()
-    tuned = gemm = None
+    tuned = applied = None
     if args.tuned is not None:
-        tuned, gemm = train_setup.load_tuned(settings, args.tuned)
-    run, state = train_setup.prepare(settings, args, device, tuned, gemm, lambda: _stop)
+        threads, rank = settings.threads_per_rank, distributed.get_rank()
+        tuned, applied = open_applied(args.tuned, threads=threads, rank=rank)
+    run, state = train_setup.prepare(settings, args, device, tuned, applied, lambda: _stop)
     resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)
     if settings.load_checkpoint is not None and resumed is None:
         resumed = train_setup.load_other_run(settings, state)
@@ -154,7 +162,7 @@ def _attempt(
         record.last = state.iteration
         if run.metrics is not None:
             run.metrics.close()
-    use = train_setup.tuned_use(gemm)
+    use = train_setup.tuned_use(applied)
     parameters = parallel.count_parameters(state.chunks)
     if distributed.get_rank() == 0:
         result = AttemptResult(
@@ -170,6 +178,8 @@ def _attempt(
             tuned=use,
         )
         record.result(result)
+        for line in summary(tuned.rows, use) if tuned is not None and use is not None else ():
+            print(line, flush=True)
     record.end(outcome, "" if outcome == "completed" else "stopped by a signal, state saved")
 
 

@@ -18,9 +18,7 @@ from primus.config.frozen import StageSettings
 from primus.dataset.order import batch_indices
 from primus.dataset.samples import SplitName, open_split
 from primus.errors import DataError, TrainingError, UserError
-from primus.gemm.backends import load_backend
-from primus.gemm.backends.base import BackendSpec
-from primus.gemm.dispatch import GemmDispatcher
+from primus.gemm.applied import Applied, merged
 from primus.gemm.peak import measure_peak
 from primus.gemm.tuned import TunedResult
 from primus.huggingface.read import fill
@@ -29,7 +27,6 @@ from primus.trainer import parallel
 from primus.trainer.batches import Order, micro_batches
 from primus.trainer.checkpoint import TrainingState, load_other
 from primus.trainer.fully_sharded import holder
-from primus.trainer.linear import Gemm
 from primus.trainer.loop import Run
 from primus.trainer.metrics import Metrics
 from primus.trainer.model import model_config, params_dtype
@@ -48,16 +45,16 @@ def prepare(
     args: argparse.Namespace,
     device: torch.device,
     tuned: TunedResult | None,
-    gemm: Gemm | None,
+    applied: Applied | None,
     stop_requested: Callable[[], bool],
 ) -> tuple[Run, TrainingState]:
     """Everything of an attempt, at iteration 0 and with fresh weights.
 
     Args:
         args: the command line of `primus.train_rank`.
-        gemm: who multiplies matrices; None for torch itself.
+        tuned, applied: the tuned result and how it is used; None without one.
     """
-    config = model_config(settings, gemm)
+    config = model_config(settings, applied.gemm if applied is not None else None)
     chunks = parallel.wrap(settings, config, parallel.build_chunks(settings, config))
     optimizer = build_optimizer(settings, chunks)
     config.grad_scale_func = optimizer.scale_loss
@@ -80,21 +77,21 @@ def prepare(
         about=about,
         metrics=Metrics(args.run_directory, train_iters=settings.train_iters) if leader else None,
         stop_requested=stop_requested,
-        after_first_iteration=lambda: _require_tuned(settings, gemm),
+        after_first_iteration=lambda: _require_tuned(settings, applied),
     )
     return run, state
 
 
-def _require_tuned(settings: StageSettings, gemm: Gemm | None) -> None:
-    """Refuse to train on when the tuned result applies to nothing.
+def _require_tuned(settings: StageSettings, applied: Applied | None) -> None:
+    """Refuse to train on when the tuned result applies to nothing on any rank; collective.
 
     Raises:
         TrainingError: no product was among the tuned problems, and `gemm_tuning.require` is set.
     """
-    if not isinstance(gemm, GemmDispatcher) or not settings.gemm_tuning.require:
+    if not settings.gemm_tuning.require:
         return
-    use = gemm.use()
-    if use.hits + use.defaults == 0:
+    use = tuned_use(applied)
+    if use is not None and use.hits + use.defaults == 0:
         raise TrainingError(
             f"gemm_tuning.require = true: none of {use.misses + use.rejections} GEMM calls of the "
             "first iteration is in the tuned result. Fix: tune again for these settings "
@@ -179,18 +176,6 @@ def load_start_weights(settings: StageSettings, state: TrainingState, path: Path
         print(f"starting from {directory.path}", flush=True)
 
 
-def load_tuned(settings: StageSettings, path: Path) -> tuple[TunedResult, GemmDispatcher]:
-    """The run's tuned result and the dispatcher that applies it.
-
-    Raises:
-        StackMismatchError: it was measured on another device or library build.
-    """
-    result = TunedResult.load(path)
-    spec = BackendSpec(name=result.header.backend, threads=settings.threads_per_rank)
-    result.check_stack(load_backend(spec).stack())
-    return result, GemmDispatcher(result)
-
-
 def _peak(settings: StageSettings, tuned: TunedResult | None, device: torch.device) -> float | None:
     dtype = params_dtype(settings)
     configured = getattr(settings.peak_tflops, _PEAK_KEYS[dtype])
@@ -203,20 +188,16 @@ def _peak(settings: StageSettings, tuned: TunedResult | None, device: torch.devi
     return box[0]
 
 
-def tuned_use(dispatcher: GemmDispatcher | None) -> TunedUse | None:
+def tuned_use(applied: Applied | None) -> TunedUse | None:
     """What became of the tuned kernels on all ranks together; collective.
 
-    Problems are those of rank 0, calls are summed over the ranks.
+    Ranks may know different problems: those of another pipeline stage.
     """
-    if dispatcher is None:
+    if applied is None:
         return None
     uses: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(uses, dispatcher.use())
-    sums = {
-        name: sum(getattr(use, name) for use in uses)
-        for name in ("hits", "defaults", "misses", "rejections")
-    }
-    return TunedUse(**sums, problems=uses[0].problems)
+    distributed.all_gather_object(uses, applied.use())
+    return merged(uses)
 
 
 def load_other_run(settings: StageSettings, state: TrainingState) -> str:

@@ -6,6 +6,7 @@ Layout of `output/runs/<experiment>/<key>/`:
     train.json        TrainManifest, the only file here that Snakemake knows
     metrics.jsonl     one MetricsRow per logged iteration, ValidationRow per validation
     tuned.jsonl       the tuned result that this run uses for its whole life
+    tuned.verified.json  TunedVerification, where the library itself counts nothing
     checkpoints/iter_0000100/{manifest.json, …}
     attempts/001/     attempt.json (Attempt), rank logs
     tensorboard/
@@ -95,6 +96,7 @@ class Attempt(Manifest):
 
     Attributes:
         mendable: it failed by a mistake that the user can mend; the reason says how.
+        variables: set for the ranks so that the tuned kernels are used.
     """
 
     kind: ClassVar[str] = "attempt"
@@ -103,6 +105,7 @@ class Attempt(Manifest):
     status: Status
     reason: str
     mendable: bool = False
+    variables: dict[str, str] = {}
     started: float
     finished: float | None
     first_iteration: int
@@ -120,7 +123,12 @@ class TunedUse(_Row):
         hits: calls served by a tuned kernel that is not the default.
         defaults: calls for which the tuned result says that the default is best.
         misses: calls of problems that the result does not know.
-        problems: per problem (its one-line text) calls and what was applied, or why not.
+        rejections: calls whose tuned kernel cannot serve them; the default did.
+        problems: per problem `problem` (its one-line text), `calls`, `use` ("hit", "default",
+            "miss", "rejection", "unused"), `candidate`, and where there is something to say `why`
+            and `nearest` (calls with another number of tokens than the problem). Every tuned
+            problem is among them.
+        counted: whether the run's own calls were counted, or those of a verification before it.
     """
 
     hits: int
@@ -128,6 +136,23 @@ class TunedUse(_Row):
     misses: int
     rejections: int
     problems: list[dict[str, Any]] = []
+    counted: Literal["run", "verification"] = "run"
+
+
+class TunedVerification(Manifest):
+    """Training steps under a tuned file, dumped: what the library did with it.
+
+    Attributes:
+        tuned_sha256: of the tuned.jsonl. stack: what the library was.
+        iterations: steps of one micro-batch; `use` counts their calls.
+    """
+
+    kind: ClassVar[str] = "tuned-verification"
+
+    tuned_sha256: str
+    stack: dict[str, Any]
+    iterations: int
+    use: TunedUse
 
 
 class AttemptResult(Manifest):

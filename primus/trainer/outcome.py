@@ -144,7 +144,7 @@ def train_manifest(
             platform_name=result.platform,
             device=result.device,
             devices=settings.nproc_per_node * settings.nodes,
-            variables=settings.env.as_dict(),
+            variables=settings.env.as_dict() | (tried[-1].variables if tried else {}),
         ),
         checkpoints=summaries,
         warnings=_warnings(directory, settings, result, len(summaries)),

@@ -66,5 +66,5 @@ def _judge(
 
 
 def _report(problem: Problem, kind: str, candidate: str, calls: int, why: str) -> dict[str, Any]:
-    entry = {"text": str(problem), "kind": kind, "candidate": candidate, "calls": calls}
+    entry = {"problem": str(problem), "calls": calls, "use": kind, "candidate": candidate}
     return entry | ({"why": why} if why else {})
