@@ -26,8 +26,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m primus.tune", description=__doc__)
     add_settings_arguments(parser)
     parser.add_argument("--shapes", type=Path, required=True, help="shapes.jsonl of the experiment")
-    parser.add_argument("--output", type=Path, required=True, help="tuned.jsonl to write")
+    parser.add_argument("--output", type=Path, help="tuned.jsonl to write")
+    parser.add_argument(
+        "--verify", action="store_true", help="was --tuned applied? see tune_verify"
+    )
+    parser.add_argument("--tuned", type=Path, help="tuned.jsonl to verify")
     args = parser.parse_args(argv)
+    if (args.tuned if args.verify else args.output) is None:
+        parser.error(f"--{'tuned' if args.verify else 'output'} is missing")
+    if args.verify:
+        from primus.tune_verify import verify
+
+        verify(args.settings, args.options, args.shapes, args.tuned)
+        return
     settings = load_settings(args, "tune")
     with stage_time("tune", args.output):
         if told := _tune(settings, args.shapes, args.output):
@@ -59,6 +70,7 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
         allow_lossy=keys.allow_lossy,
         budget_seconds=60 * keys.budget_minutes,
         problem_timeout_seconds=keys.problem_timeout_seconds,
+        expert_token_factors=tuple(keys.expert_token_factors),
         workers=keys.workers,
         environment=platform_environment(settings.platform) | settings.env.as_dict(),
     )
