@@ -72,7 +72,7 @@ class BenchLine:
         tokens = text.split(" ")
         if tokens[0] != PROGRAM:
             raise ValueError(f"does not start with {PROGRAM}")
-        members: list[dict[str, Value]] = []
+        members: list[dict[str, Value]] = [{}]
         values: dict[str, Value] = {}
         pieces: list[Piece] = []
         for flag, shown in _pairs(tokens[1:]):
@@ -81,9 +81,9 @@ class BenchLine:
                 continue
             known = FLAGS[flag]
             value = _read(flag, known, shown)
-            if flag == "-m":
+            if flag == "-m" and "m" in members[-1]:
                 members.append({})
-            into = (members or [values])[-1] if flag in SIZES else values
+            into = members[-1] if flag in SIZES else values
             if known.field in into:
                 raise ValueError(f"{flag} stands twice")
             into[known.field] = value
@@ -275,10 +275,12 @@ def _values(problem: Problem, run: Run) -> dict[str, Value]:
 def _texts(problem: Problem, run: Run, pieces: Sequence[Piece], release: str = "") -> Iterator[str]:
     values = _values(problem, run)
     members = iter(_members(problem))
-    sizes: Mapping[str, Value] = values
+    sizes = next(members)
+    again = False
     for flag, written in pieces:
         if flag == "-m":
-            sizes = next(members)
+            sizes = next(members) if again else sizes
+            again = True
         if flag == GAP or written is not None:
             yield written or GAP
         else:
