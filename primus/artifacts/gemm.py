@@ -69,6 +69,7 @@ class TunedHeader(_Line):
         settings: what the choice depends on.
         shapes_sha256: of the shapes.jsonl that was tuned.
         peak_tflops: measured `torch.mm` maximum in 10^12 FLOP/s, by GEMM type ("bf16_r").
+        gb_per_s: measured bandwidth of the memory in 10^9 bytes per second, or null.
         coverage: share of the estimated GEMM time whose problems have been timed.
         winners, failed: problems with a kernel that is not the default; without a time.
         default_us, tuned_us: GEMM time of a microbatch over the timed problems.
@@ -93,6 +94,7 @@ class TunedHeader(_Line):
     default_us: float
     tuned_us: float
     stopped: Literal["complete", "budget", "disabled"]
+    gb_per_s: float | None = None
     steps: Steps | None = None
     process: ProcessChoice | None = None
 
@@ -107,7 +109,7 @@ class TunedRow(_Line):
         numerics: of the candidate against the default: "exact" (bit-equal), "rounding"
             (another order of the same additions), "lossy" (lower precision).
         reason: why this candidate.
-        others: the times of the candidates that were not chosen.
+        others: the times of the fastest candidates that were not chosen.
         tokens: the dimension that varies in training; the nearest row serves other sizes.
         details: what the backend keeps about the problem for its own file.
     """

@@ -5,23 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Literal
 
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec
 from primus.gemm.choose import Choice, choose, untimed
+from primus.gemm.limits import Limits, limits
 from primus.gemm.pool import Answer, Pool
 from primus.gemm.problem import Problem
 from primus.gemm.progress import Progress
 from primus.gemm.shapes import Shape
 from primus.gemm.stack import Stack
-from primus.gemm.store import Store, Times
+from primus.gemm.store import Origin, Store, Times
+from primus.gemm.tokens import expand
 
 Stopped = Literal["complete", "budget", "disabled"]
-
-# Assumed where the peak could not be measured, in 10^12 FLOP/s: it orders the problems, no more.
-_FALLBACK_TFLOPS = 0.1
-_PEAK_SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,7 @@ class SearchSettings:
     allow_lossy: bool = False
     budget_seconds: float = 1800.0
     problem_timeout_seconds: float = 120.0
+    expert_token_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
     workers: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,8 +51,10 @@ class SearchResult:
     """The outcome of `tune`.
 
     Attributes:
-        tuned: in the order in which the shapes were given.
+        tuned: in the order in which the shapes were given; one that varies with the tokens of
+            experts is replaced by several.
         peak_tflops: by GEMM type.
+        gb_per_s: bandwidth of the memory; None where it was not measured.
         coverage: share of the estimated GEMM time whose problems have been timed.
         measured, reused: problems timed now, and before.
         failed: problems without a time because measuring them failed.
@@ -61,6 +63,7 @@ class SearchResult:
     stack: Stack
     tuned: list[Tuned]
     peak_tflops: dict[str, float]
+    gb_per_s: float | None = None
     coverage: float
     measured: int
     reused: int
@@ -75,6 +78,7 @@ def tune(
     store_root: str,
     *,
     enabled: bool = True,
+    origin: Origin | None = None,
 ) -> SearchResult:
     """Choose a kernel for every shape.
 
@@ -83,6 +87,7 @@ def tune(
 
     Args:
         enabled: with False nothing is measured and every problem keeps its default.
+        origin: kept with every measurement.
 
     Raises:
         UnavailableError: this machine cannot measure with the backend.
@@ -90,51 +95,40 @@ def tune(
     """
     backend = load_backend(spec)
     store = Store(store_root, backend.stack())
+    all_wanted = expand(shapes, settings.expert_token_factors)
+    types = {w.shape.problem.a_type for w in all_wanted}
     end = time.monotonic() + settings.budget_seconds
     workers = settings.workers or backend.devices()
     with Pool(spec, workers, settings.environment, backend.worker_environment) as pool:
-        peaks = _peaks(pool, shapes, store, end if enabled else 0.0)
-        costs = {s.problem: s.calls * _estimate(backend, s.problem, peaks) for s in shapes}
+        most = limits(pool, backend, types, store, settings.budget_seconds if enabled else 0.0)
+        costs = {
+            w.shape.problem: w.weight * most.estimate_us(w.shape.problem, backend)
+            for w in all_wanted
+        }
         wanted = _covering(costs, settings.coverage) if enabled else []
         lacking = [p for p in wanted if not _is_settled(store.get(p), settings)]
-        measured = _measure(pool, lacking, store, settings, end)
-    tuned, timed, failed = [], 0.0, 0
-    for shape in shapes:
-        times = store.get(shape.problem)
-        failed += times is not None and times.failure is not None
-        timed += costs[shape.problem] if times is not None and times.candidates else 0.0
-        reason = _why_untimed(shape.problem, wanted, enabled)
-        choice = _decide(backend, shape.problem, times, settings, reason)
-        tuned.append(Tuned(shape, choice, times.details if times is not None else {}))
-    unfinished = [p for p in wanted if not _is_settled(store.get(p), settings)]
+        job = _Job(pool, backend, store, settings, most, origin)
+        measured = job.measure(lacking, end)
+    found = {w.shape.problem: store.get(w.shape.problem) for w in all_wanted}
+    tuned = []
+    for w in all_wanted:
+        problem, times = w.shape.problem, found[w.shape.problem]
+        reason = _why_untimed(problem, wanted, enabled)
+        choice = _decide(backend, problem, times, settings, reason)
+        tuned.append(Tuned(w.shape, choice, times.details if times is not None else {}))
+    timed = sum(costs[p] for p, times in found.items() if times is not None and times.candidates)
+    unfinished = [p for p in wanted if not _is_settled(found[p], settings)]
     return SearchResult(
         stack=backend.stack(),
         tuned=tuned,
-        peak_tflops=dict(sorted(peaks.items())),
+        peak_tflops=dict(most.tflops),
+        gb_per_s=most.gb_per_s,
         coverage=round(timed / sum(costs.values()), 4),
         measured=measured,
         reused=len(wanted) - len(lacking),
-        failed=failed,
+        failed=sum(times is not None and times.failure is not None for times in found.values()),
         stopped="disabled" if not enabled else "budget" if unfinished else "complete",
     )
-
-
-def _peaks(pool: Pool, shapes: Sequence[Shape], store: Store, deadline: float) -> dict[str, float]:
-    """The peak of every operand type that occurs: from the store, or measured now."""
-    types = sorted({shape.problem.a_type for shape in shapes})
-    peaks = {name: peak for name in types if (peak := store.get_peak(name)) is not None}
-    requests: list[dict[str, Any]] = [{"peak": name} for name in types if name not in peaks]
-    for request, answer in pool.run(requests, timeout=_PEAK_SECONDS, deadline=deadline):
-        if answer.failure is None:
-            peaks[request["peak"]] = round(answer.content["peak"], 6)
-            store.put_peak(request["peak"], peaks[request["peak"]])
-    return peaks
-
-
-def _estimate(backend: Backend, problem: Problem, peaks: Mapping[str, float]) -> float:
-    """Rough microseconds of one call, known before anything is measured."""
-    peak = peaks.get(problem.a_type, _FALLBACK_TFLOPS)
-    return problem.flops / (peak * 1e6) + problem.bytes / backend.bytes_per_us
 
 
 def _covering(costs: Mapping[Problem, float], coverage: float) -> list[Problem]:
@@ -154,39 +148,47 @@ def _is_settled(times: Times | None, settings: SearchSettings) -> bool:
     return times is not None and times.settles(settings.problem_timeout_seconds)
 
 
-def _measure(
-    pool: Pool,
-    problems: Sequence[Problem],
-    store: Store,
-    settings: SearchSettings,
-    deadline: float,
-) -> int:
-    """Time the problems into the store until the deadline; how many got there."""
+@dataclass(frozen=True)
+class _Job:
+    """What measuring takes."""
 
-    def requests() -> Iterator[dict[str, Any]]:
+    pool: Pool
+    backend: Backend
+    store: Store
+    settings: SearchSettings
+    limits: Limits
+    origin: Origin | None
+
+    def measure(self, problems: Sequence[Problem], deadline: float) -> int:
+        """Time the problems into the store until the deadline; how many got there."""
+        if not problems:
+            return 0
+        measured = 0
+        with Progress(len(problems)) as progress:
+            timeout = self.settings.problem_timeout_seconds
+            requests = self._requests(problems)
+            for request, answer in self.pool.run(requests, timeout=timeout, deadline=deadline):
+                times = self._times(request["problem"], answer)
+                self.store.put(times)
+                measured += 1
+                how = times.failure or times.pruned or "timed"
+                progress.step(f"{Problem.from_json(times.problem)}: {how}")
+        return measured
+
+    def _requests(self, problems: Sequence[Problem]) -> Iterator[dict[str, Any]]:
         for problem in problems:
             # Another process may have timed it while this one was busy.
-            if not _is_settled(store.get(problem), settings):
-                yield {"problem": problem.to_json()}
+            if not _is_settled(self.store.get(problem), self.settings):
+                bound_us = self.limits.bound_us(problem, self.backend)
+                yield {"problem": problem.to_json(), "bound_us": bound_us}
 
-    measured = 0
-    if not problems:
-        return 0
-    with Progress(len(problems)) as progress:
-        timeout = settings.problem_timeout_seconds
-        for request, answer in pool.run(requests(), timeout=timeout, deadline=deadline):
-            times = _times(request["problem"], answer, timeout)
-            store.put(times)
-            measured += 1
-            progress.step(f"{Problem.from_json(times.problem)}: {times.failure or 'timed'}")
-    return measured
-
-
-def _times(problem: dict[str, Any], answer: Answer, timeout: float) -> Times:
-    if answer.failure is None:
-        return Times(problem=problem, **answer.content)
-    limit = timeout if answer.timed_out else None
-    return Times(problem=problem, failure=answer.failure, limit_seconds=limit)
+    def _times(self, problem: dict[str, Any], answer: Answer) -> Times:
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        origin = self.origin and self.origin.model_copy(update={"measured_at": now})
+        if answer.failure is None:
+            return Times(problem=problem, origin=origin, **answer.content)
+        limit = self.settings.problem_timeout_seconds if answer.timed_out else None
+        return Times(problem=problem, failure=answer.failure, limit_seconds=limit, origin=origin)
 
 
 def _why_untimed(problem: Problem, wanted: Sequence[Problem], enabled: bool) -> str:
@@ -206,11 +208,12 @@ def _decide(
         return untimed(DEFAULT, reason)
     if times.failure is not None:
         return untimed(DEFAULT, f"failed: {times.failure}")
+    alone = times.pruned or backend.why_no_candidates(problem)
     if not times.candidates:
-        return untimed(DEFAULT, backend.why_no_candidates(problem))
+        return untimed(DEFAULT, alone)
     return choose(
         dict(times.candidates),
         min_gain=settings.min_gain,
         allow_lossy=settings.allow_lossy,
-        alone=backend.why_no_candidates(problem),
+        alone=alone,
     )

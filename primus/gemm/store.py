@@ -3,6 +3,7 @@
     <store>/<stack>/stack.json            what the times hold for
     <store>/<stack>/<problem>.json        raw samples of all candidates, or why there are none
     <store>/<stack>/peak.<type>.json      measured peak of `torch.mm`
+    <store>/<stack>/bandwidth.json        measured bandwidth of the memory
 
 Files appear by rename, so that any number of processes may read and write at once; two that time
 the same problem leave the later result. The store holds times, never choices: settings such as
@@ -14,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from primus.artifacts.manifest import Manifest
 from primus.errors import ArtifactError
@@ -33,6 +34,24 @@ class StackFile(Manifest):
     measurement: int
 
 
+class Origin(BaseModel):
+    """Where a measurement comes from; no part of what it is about.
+
+    Attributes:
+        experiment, stage_key: of the tune stage that measured.
+        measured_at: UTC, "2026-11-22T21:40:00Z".
+        commit: of this code; "+" at its end where that was changed since.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiment: str
+    stage_key: str
+    host: str
+    measured_at: str = ""
+    commit: str = "unknown"
+
+
 class Times(Manifest):
     """What was measured of one problem.
 
@@ -41,6 +60,8 @@ class Times(Manifest):
         failure: why there are no times; null when there are.
         limit_seconds: the time limit under which it failed by lasting too long; else null.
         details: what the backend keeps about the problem for its own file.
+        pruned: why only the default was timed, where others could not have been faster.
+        origin: where and for which run it was measured; null in older files.
     """
 
     kind: ClassVar[str] = "gemm-times"
@@ -50,6 +71,8 @@ class Times(Manifest):
     failure: str | None = None
     limit_seconds: float | None = None
     details: dict[str, Any] = Field(default_factory=dict)
+    pruned: str | None = None
+    origin: Origin | None = None
 
     def settles(self, timeout: float) -> bool:
         """Whether measuring again under this time limit (seconds) is pointless."""
@@ -63,6 +86,14 @@ class PeakFile(Manifest):
 
     type: str
     tflops: float
+
+
+class BandwidthFile(Manifest):
+    """Measured maximum of the memory in 10^9 bytes per second; null: the backend has no measure."""
+
+    kind: ClassVar[str] = "gemm-bandwidth"
+
+    gb_per_s: float | None
 
 
 class Store:
@@ -111,3 +142,14 @@ class Store:
         """Keep a measured peak."""
         self._prepare()
         PeakFile(type=type_name, tflops=tflops).save(self.directory / f"peak.{type_name}.json")
+
+    def get_bandwidth(self) -> BandwidthFile | None:
+        """The bandwidth of the memory, or None where it has not been measured."""
+        path = self.directory / "bandwidth.json"
+        return BandwidthFile.load(path) if path.exists() else None
+
+    def put_bandwidth(self, gb_per_s: float | None) -> None:
+        """Keep a measured bandwidth in 10^9 bytes per second, or that there is none."""
+        self._prepare()
+        known = None if gb_per_s is None else round(gb_per_s, 3)
+        BandwidthFile(gb_per_s=known).save(self.directory / "bandwidth.json")

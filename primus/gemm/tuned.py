@@ -26,11 +26,13 @@ def write_tuned(
             "allow_lossy": settings.allow_lossy,
             "budget_seconds": settings.budget_seconds,
             "coverage": settings.coverage,
+            "expert_token_factors": list(settings.expert_token_factors),
             "min_gain": settings.min_gain,
             "problem_timeout_seconds": settings.problem_timeout_seconds,
         },
         shapes_sha256=shapes_sha256,
         peak_tflops=result.peak_tflops,
+        gb_per_s=result.gb_per_s,
         coverage=result.coverage,
         problems=len(rows),
         timed=sum(row.default_us is not None for row in rows),
@@ -63,6 +65,7 @@ def _row(tuned: Tuned) -> TunedRow:
         numerics=choice.numerics,
         reason=choice.reason,
         others=choice.others,
+        tokens=shape.tokens,
         details=dict(tuned.details),
     )
 

@@ -3,9 +3,11 @@
 `python -m primus.gemm.worker '<BackendSpec as JSON>'` answers each line on stdin with one on
 stdout. It is a process of its own so that a kernel that hangs or crashes takes nothing else along.
 
-    {"peak": "bf16_r"}          → {"peak": 0.45}
-    {"problem": {"m": 8, …}}    → {"candidates": [["default", {…}], …],
-                                    "details": {}}
+    {"peak": "bf16_r"}        → {"peak": 0.45}
+    {"bandwidth": true}       → {"bandwidth": 11.5}
+    {"problem": {"m": 8, …},
+     "bound_us": 7.5}         → {"candidates": [["default", {…}], …], "details": {},
+                                 "pruned": null}
 
 A failure is answered with {"error": "…"}, and "again": true where another try may succeed. The
 first line out, {"ready": true}, says that the library is loaded. At the end of stdin the process
@@ -25,7 +27,7 @@ from typing import IO, Any
 from primus.errors import PrimusError, run_main
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import Backend, BackendSpec, ToolFailure
-from primus.gemm.measure import measure_problem
+from primus.gemm.measure import measure_problem, near_bound
 from primus.gemm.problem import Problem
 
 
@@ -59,14 +61,22 @@ def _answer(backend: Backend, request: dict[str, Any]) -> dict[str, Any]:
     try:
         if "peak" in request:
             return {"peak": backend.peak(request["peak"])}
-        problem = Problem.from_json(request["problem"])
-        times = measure_problem(backend, problem)
-        details = dict(backend.details(problem)) if times else {}
+        if "bandwidth" in request:
+            return {"bandwidth": backend.bandwidth()}
+        return _measure(backend, Problem.from_json(request["problem"]), request.get("bound_us"))
     except (RuntimeError, PrimusError) as error:
         why = str(error).partition("\n")[0] or type(error).__name__
         return {"error": why, "again": isinstance(error, ToolFailure)}
-    candidates = [[name, t.model_dump()] for name, t in times.items()]
-    return {"candidates": candidates, "details": details}
+
+
+def _measure(backend: Backend, problem: Problem, bound_us: float | None) -> dict[str, Any]:
+    near, pruned = near_bound(backend, problem, bound_us) if bound_us is not None else ({}, None)
+    times = near or measure_problem(backend, problem)
+    return {
+        "candidates": [[name, t.model_dump()] for name, t in times.items()],
+        "details": dict(backend.details(problem)) if times else {},
+        "pruned": pruned,
+    }
 
 
 if __name__ == "__main__":

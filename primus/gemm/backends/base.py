@@ -70,7 +70,7 @@ class Backend(ABC):
     candidates, then `numerics` for those that look faster.
 
     Attributes:
-        bytes_per_us: rough memory bandwidth, to order the problems before any is measured.
+        bytes_per_us: rough memory bandwidth, which orders the problems where `bandwidth` is None.
         min_gain: share by which a kernel must beat the default, where the settings name none.
     """
 
@@ -112,6 +112,14 @@ class Backend(ABC):
     @abstractmethod
     def peak(self, type_name: str) -> float:
         """Measured maximum of `torch.mm` in 10^12 FLOP/s for operands of a GEMM type."""
+
+    def peak_types(self, type_name: str) -> tuple[str, ...]:
+        """The types in which kernels for operands of a type may compute; their peaks bound it."""
+        return (type_name,)
+
+    def bandwidth(self) -> float | None:
+        """Measured maximum of the memory in 10^9 bytes per second; None: no pruning."""
+        return None
 
     def devices(self) -> int:
         """How many processes can measure at a time without disturbing each other."""

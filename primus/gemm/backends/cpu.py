@@ -11,6 +11,7 @@ from torch import Tensor
 
 from primus.artifacts.gemm import load_tuned
 from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec, Numerics
+from primus.gemm.bandwidth import measure_bandwidth
 from primus.gemm.kernels import KERNELS, KERNELS_VERSION, dispatchable
 from primus.gemm.operands import DTYPE_OF_TYPE, Operands, make_operands
 from primus.gemm.peak import cpu_clock, measure_peak
@@ -113,6 +114,14 @@ class CpuBackend(Backend):
             raise RuntimeError(f"no torch.mm of {type_name} on a CPU")
         torch.set_num_threads(self.spec.threads)
         return measure_peak(DTYPE_OF_TYPE[type_name])
+
+    def peak_types(self, type_name: str) -> tuple[str, ...]:
+        # `upcast` computes bf16 in fp32, lossy kernels fp32 in bf16.
+        return ("bf16_r", "f32_r") if type_name in ("bf16_r", "f32_r") else (type_name,)
+
+    def bandwidth(self) -> float:
+        torch.set_num_threads(self.spec.threads)
+        return measure_bandwidth()
 
 
 def _caller(problem: Problem, candidate: str) -> Callable[[Operands], object]:

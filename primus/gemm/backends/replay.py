@@ -3,7 +3,7 @@
 The recording is a JSON file:
 
     {"kind": "gemm-replay", "seed": 0, "stack": {"device": "planted"},
-     "peak_tflops": {"f32_r": 0.1},
+     "peak_tflops": {"f32_r": 0.1}, "gb_per_s": null,
      "sample_seconds": 0.0, "noise": {"sigma": 0.02, "spike_share": 0.1, "spike_factor": 1.5},
      "problems": [{"problem": {"m": 8, …},
                    "candidates": {"default": {"us": [10.0]},
@@ -12,7 +12,7 @@ The recording is a JSON file:
                    "details": {}}]}
 
 Samples of a candidate are played in order, over and over; `noise` (optional) multiplies each by a
-log-normal factor, and some by `spike_factor`. `fault` is "hang", "crash" or "refuse". `details`
+log-normal factor, and more (`Noise`). `fault` is "hang", "crash" or "refuse". `details`
 (optional) is what the backend keeps about the problem, `sample_seconds` how long a sample takes.
 """
 
@@ -24,6 +24,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,11 +41,21 @@ class _Part(BaseModel):
 
 
 class Noise(_Part):
-    """Random factors on every sample."""
+    """Random factors on every sample.
+
+    Attributes:
+        sigma: of a log-normal factor.
+        spike_share, spike_factor: single samples that last longer.
+        spell_share, spell_factor, spell_samples: how often a slow spell of the machine begins, by
+            how much it is slower, and for how many samples in a row, whichever candidates' they are.
+    """
 
     sigma: float = 0.0
     spike_share: float = 0.0
     spike_factor: float = 1.0
+    spell_share: float = 0.0
+    spell_factor: float = 1.0
+    spell_samples: int = 0
 
 
 class RecordedCandidate(_Part):
@@ -70,9 +81,32 @@ class Recording(_Part):
     seed: int = 0
     stack: dict[str, str] = {}
     peak_tflops: dict[str, float] = {}
+    gb_per_s: float | None = None
     sample_seconds: float = 0.0
     noise: Noise = Noise()
     problems: list[RecordedProblem]
+
+
+@dataclass
+class _Played:
+    """How far the recording of a problem has been played."""
+
+    noise: Noise
+    source: random.Random
+    places: dict[str, int] = field(default_factory=dict)
+    spell: int = 0
+
+    def factor(self) -> float:
+        noise, source = self.noise, self.source
+        factor = math.exp(source.gauss(0.0, noise.sigma))
+        if source.random() < noise.spike_share:
+            factor *= noise.spike_factor
+        if self.spell:
+            self.spell -= 1
+            return factor * noise.spell_factor
+        if noise.spell_share and source.random() < noise.spell_share:
+            self.spell = noise.spell_samples
+        return factor
 
 
 class ReplayBackend(Backend):
@@ -95,8 +129,8 @@ class ReplayBackend(Backend):
         self._details = {
             Problem.from_json(entry.problem): entry.details for entry in self._recording.problems
         }
-        self._played: dict[tuple[Problem, str], int] = {}
-        self._random: dict[Problem, random.Random] = {}
+        self._played: dict[Problem, _Played] = {}
+        self._open: tuple[Problem, _Played] | None = None
 
     def unavailable(self) -> str | None:
         return None
@@ -118,18 +152,20 @@ class ReplayBackend(Backend):
             os._exit(3)
         if recorded.fault == "refuse":
             raise RuntimeError("the recording says that it refuses this problem")
-        time.sleep(self._recording.sample_seconds)
-        place = self._played.get((problem, candidate), 0)
-        self._played[problem, candidate] = place + 1
-        return recorded.us[place % len(recorded.us)] * self._factor(problem)
+        if self._recording.sample_seconds:
+            time.sleep(self._recording.sample_seconds)
+        played = self._playing(problem)
+        place = played.places.get(candidate, 0)
+        played.places[candidate] = place + 1
+        return recorded.us[place % len(recorded.us)] * played.factor()
 
-    def _factor(self, problem: Problem) -> float:
-        noise = self._recording.noise
-        if problem not in self._random:
-            self._random[problem] = random.Random(f"{self._recording.seed} {problem.key}")
-        source = self._random[problem]
-        factor = math.exp(source.gauss(0.0, noise.sigma))
-        return factor * (noise.spike_factor if source.random() < noise.spike_share else 1.0)
+    def _playing(self, problem: Problem) -> _Played:
+        if self._open is None or self._open[0] is not problem:
+            if problem not in self._played:
+                seed = f"{self._recording.seed} {problem.key}"
+                self._played[problem] = _Played(self._recording.noise, random.Random(seed))
+            self._open = problem, self._played[problem]
+        return self._open[1]
 
     def numerics(self, problem: Problem, candidate: str) -> Numerics:
         kind = self._candidates[problem][candidate].numerics
@@ -143,6 +179,9 @@ class ReplayBackend(Backend):
             return self._recording.peak_tflops[type_name]
         except KeyError:
             raise RuntimeError(f"the recording has no peak of {type_name}") from None
+
+    def bandwidth(self) -> float | None:
+        return self._recording.gb_per_s
 
 
 def load_recording(path: Path | str) -> Recording:
