@@ -14,6 +14,7 @@ of several micro-batches has relatively more of the GEMMs than the figures here 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +34,7 @@ from primus.artifacts.steps import (
 from primus.config.frozen import StageSettings
 from primus.config.layout import least_ranks_per_stage
 from primus.errors import PrimusError
-from primus.gemm.backends import load_backend
-from primus.gemm.backends.base import BackendSpec
+from primus.gemm.applied import activate, with_users
 from primus.gemm.choose import choose
 from primus.gemm.measure import RUNS, CandidateTimes
 from primus.launch import platform_environment, thread_environment
@@ -101,9 +101,8 @@ def _entries(settings: StageSettings, shapes: Path, tuned: Path) -> dict[str, En
     plain = thread_environment(threads) | platform_environment(settings.platform)
     untuned = Entry(step_command(shapes, threads, None), plain | own)
     if settings.gemm_backend != "cpu":
-        spec = BackendSpec(name=settings.gemm_backend, threads=threads)
-        activated = dict(load_backend(spec).activate(tuned))
-        return {UNTUNED: untuned, TUNED: Entry(untuned.command, plain | activated | own)}
+        activated, _ = with_users(activate(tuned, threads=threads), own, os.environ)
+        return {UNTUNED: untuned, TUNED: Entry(untuned.command, plain | own | activated)}
     command = step_command(shapes, threads, tuned)
     entries = {UNTUNED: untuned, TUNED: Entry(command, plain | own)}
     if not own.keys() & _PLAIN.keys():
