@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -I -S
 """A stand-in for hipblaslt-bench: its formats of three releases, planted times, planted faults.
 
 $FAKE_HIPBLASLT_PLAN names a JSON file:
@@ -20,7 +20,6 @@ solution runs instead). Releases differ in flags, in columns and in the tuning f
 
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -183,7 +182,11 @@ class Bench:
         return kind in ("garbage", "truncate", "nothing")
 
     def us(self, index: int) -> float:
-        noise = random.gauss(0.0, self.plan.get("noise", 0.0))
+        noise = self.plan.get("noise", 0.0)
+        if noise:
+            import random
+
+            noise = random.gauss(0.0, noise)
         bias = self.plan.get("bias_us", 0.0) if "bias_vector" in self.options else 0.0
         return self.solutions[index]["us"] * (1 + noise) + bias
 

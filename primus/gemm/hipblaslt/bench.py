@@ -68,7 +68,10 @@ class Bench:
     ) -> BenchRun:
         flags = (flag for flag in _HOW_IF_KNOWN if flag in self._known)
         workspace = self._workspace if "--workspace" in self._known else ()
-        arguments = [*problem_arguments(problem), *_HOW, *flags, *workspace, *how]
+        try:
+            arguments = [*problem_arguments(problem), *_HOW, *flags, *workspace, *how]
+        except ValueError as error:
+            raise RuntimeError(str(error)) from error
         return run_tool(self._tool, arguments, seconds=seconds, environment=environment)
 
     def one(self, problem: Problem, index: int | None, us: float | None = None) -> BenchRow:
@@ -107,11 +110,10 @@ class Bench:
             _check_problem(row, problem)
         if not rows:
             raise _failed(run, run.failure or f"{_nothing(run)} for all solutions: {run.said}")
-        if entry is None and run.failure is None:
+        finished = run.output.winner is not None or len(rows) == 1
+        if entry is None and run.failure is None and finished:
             raise RuntimeError(f"{NAME} wrote no entry: this release knows no override file")
-        malformed = run.output.malformed
-        broken = f"{len(malformed)} rows could not be read: {malformed[0]}" if malformed else None
-        return Survey(default, rows, entry, run.failure or broken)
+        return Survey(default, rows, entry, run.failure or _incomplete(run, finished))
 
     def error(self, problem: Problem, index: int | None) -> float:
         """Norm of a solution's error against the CPU's result, relative to the result's norm.
@@ -155,6 +157,13 @@ def _single(run: BenchRun, problem: Problem, index: int | None) -> BenchRow:
     if index is not None and row.solution_index != index:
         raise RuntimeError(f"the tool ran solution {row.solution_index}, asked for was {index}")
     return row
+
+
+def _incomplete(run: BenchRun, finished: bool) -> str | None:
+    bad = run.output.malformed
+    if bad:
+        return f"{len(bad)} rows could not be read: {bad[0]}"
+    return None if finished else "the output broke off"
 
 
 def _failed(run: BenchRun, why: str) -> RuntimeError:

@@ -91,12 +91,15 @@ def export(header: TunedHeader, rows: Sequence[TunedRow], directory: Path) -> li
     legend = installed_legend()
     device, workspace = str(header.stack["device"]), int(header.stack["workspace"])
     lines, left_out = te_rows(rows, device, workspace, legend)
-    for path in (results_path, te_path):
-        path.unlink(missing_ok=True)
+    # Nodes of one job may write the same files at once: each appears whole, none goes in between.
     if results.entries:
         save_results(results_path, results)
+    else:
+        results_path.unlink(missing_ok=True)
     if lines:
         write_te(te_path, lines, legend)
+    else:
+        te_path.unlink(missing_ok=True)
     collisions = tuple(s.describe() for s in served if s.collides)
     for text in collisions:
         print(f"tune: hipBLASLt cannot tell these apart: {text}", flush=True)
