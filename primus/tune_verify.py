@@ -29,7 +29,7 @@ from primus.gemm.applied import (
 )
 from primus.gemm.tuned import TunedResult
 from primus.gemm.verify import failures, table, verdicts
-from primus.watched_steps import keep_logs_of, run_steps
+from primus.watched_steps import RANK, keep_logs_of, run_steps
 
 ITERATIONS = 2
 _OVERRIDE = "HIPBLASLT_TUNING_OVERRIDE_FILE"
@@ -79,12 +79,17 @@ def _settings(path: Path, options: Mapping[str, Any]) -> StageSettings:
 
 
 def watched_use(
-    settings: StageSettings, result: TunedResult, variables: Mapping[str, str]
+    settings: StageSettings,
+    result: TunedResult,
+    variables: Mapping[str, str],
+    *,
+    rank_module: str = RANK,
 ) -> TunedUse:
     """What a few steps do with a tuned result, over all ranks that hold one copy of the model.
 
     Args:
         variables: under which ranks use it.
+        rank_module: as `run_steps`.
 
     Raises:
         TrainingError: the ranks failed.
@@ -104,6 +109,7 @@ def watched_use(
             environment=environment,
             threads=_threads(result),
             tuned=result.path.resolve(),
+            rank_module=rank_module,
         )
         if backend in VERIFIED:
             from primus.gemm.hipblaslt.use import used

@@ -30,12 +30,13 @@ def _run(settings: StageSettings, args: argparse.Namespace) -> None:
     from torch import distributed
 
     from primus.shapes_dump import complete, groups, record_in_groups
-    from primus.trainer import parallel
 
     torch.set_num_threads(args.threads)
     take_device(settings.platform)
     settings = complete(settings)
     with groups(settings) as device:
+        from primus.trainer import parallel
+
         rank = distributed.get_rank()
         applied: Any = None
         if args.tuned is not None:
