@@ -10,6 +10,7 @@ from primus.gemm.backends.base import Backend, BackendSpec
 BACKENDS = {
     "cpu": "primus.gemm.backends.cpu:CpuBackend",
     "hipblaslt": "primus.gemm.backends.hipblaslt:HipblasltBackend",
+    "cublaslt": "primus.gemm.backends.cublaslt:CublasltBackend",
     "replay": "primus.gemm.backends.replay:ReplayBackend",
 }
 
