@@ -9,7 +9,7 @@ from functools import wraps
 os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]))
 sys.path.insert(0, os.getcwd())
 
-from primus.config import paths, pipeline, summary
+from primus.config import cluster, paths, pipeline, summary
 from primus.errors import PrimusError, fail
 
 PIPELINE = pipeline.Pipeline(config)
@@ -122,3 +122,12 @@ def flag(name, item):
 def threads_for(stage):
     """Cores that the stage keeps busy."""
     return or_fail(lambda wildcards: plan_of(stage, wildcards).threads(stage))
+
+
+def cluster_for(stage):
+    """What the stage asks of a cluster; nothing on this machine reads it."""
+
+    def resource(name):
+        return or_fail(lambda wildcards: plan_of(stage, wildcards).resources(stage)[name])
+
+    return {name: resource(name) for name in cluster.NAMES}

@@ -11,6 +11,8 @@ rule tokenizer:
         paths.ARTIFACT["tokenizer"],
     log:
         paths.log_pattern("tokenizer"),
+    resources:
+        **cluster_for("tokenizer"),
     params:
         options=options("tokenizer"),
     shell:
@@ -28,6 +30,8 @@ rule data:
     log:
         paths.log_pattern("data"),
     threads: threads_for("data")
+    resources:
+        **cluster_for("data"),
     params:
         options=options("data"),
     shell:
@@ -44,6 +48,8 @@ rule samples:
         paths.ARTIFACT["samples"],
     log:
         paths.log_pattern("samples"),
+    resources:
+        **cluster_for("samples"),
     params:
         options=options("samples"),
     shell:

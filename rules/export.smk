@@ -11,6 +11,8 @@ rule export:
         paths.ARTIFACT["export"],
     log:
         paths.log_pattern("export"),
+    resources:
+        **cluster_for("export"),
     params:
         options=options("export"),
     shell:

@@ -10,6 +10,8 @@ rule shapes:
     log:
         paths.log_pattern("shapes"),
     threads: threads_for("shapes")
+    resources:
+        **cluster_for("shapes"),
     params:
         options=options("shapes"),
     shell:
@@ -27,6 +29,8 @@ rule tune:
     log:
         paths.log_pattern("tune"),
     threads: threads_for("tune")
+    resources:
+        **cluster_for("tune"),
     params:
         options=options("tune"),
     shell:

@@ -18,6 +18,8 @@ rule report:
         png=paths.LOSS_PNG,
     log:
         paths.log_pattern("report"),
+    resources:
+        **cluster_for("report"),
     params:
         options=options("report"),
         shapes=flag("--shapes", "shapes"),

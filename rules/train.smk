@@ -14,6 +14,8 @@ rule train:
     log:
         paths.log_pattern("train"),
     threads: threads_for("train")
+    resources:
+        **cluster_for("train"),
     params:
         extent=extent("train"),
         options=options("train"),

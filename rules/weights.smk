@@ -11,6 +11,8 @@ rule weights:
         paths.ARTIFACT["weights"],
     log:
         paths.log_pattern("weights"),
+    resources:
+        **cluster_for("weights"),
     params:
         options=options("weights"),
     shell:

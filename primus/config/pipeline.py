@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from primus.config import start_model, text_files
+from primus.config import cluster, start_model, text_files
 from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
@@ -68,6 +68,10 @@ class Plan:
         if stage in ("tune", "train"):
             return settings.nproc_per_node * settings.threads_per_rank
         return {"data": settings.workers, "shapes": settings.threads_per_rank}.get(stage, 1)
+
+    def resources(self, stage: Stage) -> Mapping[str, Any]:
+        """What a stage asks of a cluster, by Snakemake's names."""
+        return cluster.resources(self.settings, stage, self.threads(stage))
 
 
 class Pipeline:

@@ -34,7 +34,7 @@ RENAMED = {"layernorm_epsilon": "norm_epsilon"}
 # something else, or nothing.
 OWN_NAMES = frozenset(
     _words("""
-    append_eod container data_version dataset device_memory_gib env gemm_backend gemm_tuning
+    append_eod container data_version dataset device_memory_gib env gemm_backend gemm_tuning slurm
     hardware hf_dataset json_key keep_last load_checkpoint load_hf max_bad_lines model
     moe_router_group_score
     nodes nproc_per_node peak_tflops platform published_parameters recipe threads_per_rank

@@ -19,7 +19,8 @@ from primus.files import canonical_json, sha256_text
 _PROPERTIES = re.compile(r"^# properties = (\{.*\})$", re.MULTILINE)
 _NAME = re.compile(r"[^\w.-]+")
 
-# What each resource is called by sbatch. The names are those of Snakemake's own SLURM plugin.
+# What each resource is called by sbatch. The names are those of Snakemake's own SLURM plugin:
+# --default-resources and --set-resources take what people are used to.
 OPTIONS = {
     "slurm_account": "account",
     "slurm_partition": "partition",
@@ -32,8 +33,6 @@ OPTIONS = {
     "mem_mb": "mem",
     "runtime": "time",
 }
-# Options that are ours: a second value in slurm_extra would contradict the first.
-RESERVED = frozenset({*OPTIONS.values(), "job-name", "comment", "output", "error", "parsable"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,6 @@ class Job:
 
         Args:
             log: where the job's output goes; `%j` in it becomes the job's number.
-
-        Raises:
-            UserError: `slurm_extra` repeats an option that a resource or this module sets.
         """
         cores = self.resources.get("cpus_per_task", self.threads)
         options = [
@@ -104,25 +100,12 @@ class Job:
             "--ntasks-per-node=1",
             f"--cpus-per-task={cores}",
         ]
+        # Of an option that comes twice sbatch takes the last: a resource named on the command
+        # line beats the configuration's.
+        options += shlex.split(str(self.resources.get("sbatch") or ""))
         options += [
             f"--{option}={self.resources[name]}"
             for name, option in OPTIONS.items()
             if self.resources.get(name) not in (None, "")
         ]
-        return options + self._extra()
-
-    def _extra(self) -> list[str]:
-        extra = shlex.split(str(self.resources.get("slurm_extra") or ""))
-        for word in extra:
-            option = word.removeprefix("--").partition("=")[0]
-            if option in RESERVED:
-                raise UserError(
-                    f"slurm_extra = {' '.join(extra)}: --{option} is set by another resource. "
-                    f"Fix: use {_resource_of(option)}"
-                )
-        return extra
-
-
-def _resource_of(option: str) -> str:
-    names = {value: name for name, value in OPTIONS.items()}
-    return names.get(option, "what is set already")
+        return options + shlex.split(str(self.resources.get("slurm_extra") or ""))

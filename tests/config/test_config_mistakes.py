@@ -515,6 +515,19 @@ COMBINATIONS = [
         id="container",
     ),
     pytest.param(
+        {"slurm": {"extra": "--nice=3 --time=5"}},
+        ['--config: slurm.extra = "--nice=3 --time=5": holds --time=5. Fix: say it by slurm.time'],
+        id="an option for sbatch that is said elsewhere",
+    ),
+    pytest.param(
+        {"slurm": {"extra": "--comment='a"}},
+        [
+            '--config: slurm.extra = "--comment=\'a": no closing quotation. '
+            "Fix: close the quotation mark"
+        ],
+        id="an open quotation mark",
+    ),
+    pytest.param(
         {"lr": "1e-x"},
         ['--config: lr = "1e-x": must be a number. Fix: write a number'],
         id="wrong type on the command line",

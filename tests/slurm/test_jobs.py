@@ -128,5 +128,11 @@ def test_a_job_that_nobody_knows_has_failed_after_a_while(submit: Submit, tmp_pa
 def test_a_resource_that_the_cluster_refuses_is_one_line(lab: Lab, submit: Submit) -> None:
     with pytest.raises(AssertionError, match=r"sbatch refuses it: .*partition.*Fix: correct"):
         submit("true", slurm_partition="nowhere")
-    with pytest.raises(AssertionError, match=r"--time is set by another .*\. Fix: use runtime"):
-        submit("true", slurm_extra="--time=5")
+
+
+def test_options_of_the_configuration_reach_sbatch_and_the_command_line_beats_them(
+    lab: Lab, submit: Submit
+) -> None:
+    job = submit("sleep 60", sbatch="--partition=short --nice=7", slurm_partition="scavenge")
+    assert run("squeue", "-h", "-j", job, "-o", "%P %y") == "scavenge 7"
+    run("scancel", job)

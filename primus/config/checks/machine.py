@@ -1,4 +1,4 @@
-"""The nodes: kernels, containers."""
+"""The nodes: kernels, containers, what a cluster is asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from primus.config.checks.fault import Context, Fault
+from primus.config.cluster import repeated
 
 
 def tuning(s: Any, context: Context) -> Iterator[Fault]:
@@ -31,3 +32,15 @@ def container(s: Any, _: Context) -> Iterator[Fault]:
     """A container runtime runs an image."""
     if s.container.runtime != "none" and not s.container.image:
         yield Fault("container.image", "is required with a container runtime", "name the image")
+
+
+def cluster(s: Any, _: Context) -> Iterator[Fault]:
+    """Options for sbatch are said once, and can be read."""
+    try:
+        found = repeated(s.slurm.extra)
+    except ValueError as error:
+        yield Fault("slurm.extra", str(error).lower(), "close the quotation mark")
+        return
+    if found is not None:
+        option, where = found
+        yield Fault("slurm.extra", f"holds {option}", f"say it by {where}")

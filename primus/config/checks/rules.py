@@ -57,6 +57,7 @@ REST: tuple[Check, ...] = (
     schedule.overlap,
     machine.tuning,
     machine.container,
+    machine.cluster,
 )
 
 

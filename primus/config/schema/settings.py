@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from primus.config.schema.architecture import Architecture
+from primus.config.schema.cluster import Slurm
 from primus.config.schema.data import Data
 from primus.config.schema.experts import Experts
 from primus.config.schema.hardware import Hardware
@@ -35,3 +36,4 @@ class Settings(
         identity=("tune", "train"),
     )
     gemm_tuning: GemmTuning = key(GemmTuning(), doc="Offline GEMM tuning.")
+    slurm: Slurm = key(Slurm(), doc="What jobs on a SLURM cluster ask for.")
