@@ -7,10 +7,12 @@ that all experiments share. What this prints is a summary; the file holds everyt
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from primus import tune_store
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import run_main
@@ -23,7 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         UnavailableError: this machine cannot measure with the backend.
         ArtifactError: an input file is missing or damaged.
     """
-    parser = argparse.ArgumentParser(prog="python -m primus.tune", description=__doc__)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if tune_store.is_asked_for(arguments):
+        tune_store.main(arguments)
+        return
+    parser = argparse.ArgumentParser(
+        prog="python -m primus.tune", description=__doc__, epilog=tune_store.HELP
+    )
     add_settings_arguments(parser)
     parser.add_argument("--shapes", type=Path, required=True, help="shapes.jsonl of the experiment")
     parser.add_argument("--output", type=Path, help="tuned.jsonl to write")
@@ -31,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--verify", action="store_true", help="was --tuned applied? see tune_verify"
     )
     parser.add_argument("--tuned", type=Path, help="tuned.jsonl to verify")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     if (args.tuned if args.verify else args.output) is None:
         parser.error(f"--{'tuned' if args.verify else 'output'} is missing")
     if args.verify:
@@ -51,6 +59,7 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
     from primus.gemm.backends.base import BackendSpec
     from primus.gemm.search import SearchSettings, tune
     from primus.gemm.shapes import read_shapes
+    from primus.gemm.store import Origin
     from primus.gemm.summary import summary
     from primus.gemm.tuned import write_tuned
     from primus.launch import platform_environment
@@ -75,7 +84,8 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
         environment=platform_environment(settings.platform) | settings.env.as_dict(),
     )
     _, shapes = read_shapes(shapes_path)
-    result = tune(shapes, spec, search, keys.store, enabled=keys.enabled)
+    origin = Origin.here(settings.experiment, settings.key)
+    result = tune(shapes, spec, search, keys.store, enabled=keys.enabled, origin=origin)
     header, rows = write_tuned(output, result, search, sha256_file(shapes_path))
     load_backend(spec).write(header, rows, output.parent)
     print(summary(header, rows, measured=result.measured, reused=result.reused), flush=True)

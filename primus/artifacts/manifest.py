@@ -42,8 +42,18 @@ class Manifest(BaseModel):
             raise ArtifactError(f"{path}: cannot read the {cls.kind}: {error.strerror}") from error
         except ValueError as error:
             raise ArtifactError(f"{path}: not a {cls.kind}: not JSON ({error})") from error
+        return cls.from_content(content, str(path))
+
+    @classmethod
+    def from_content(cls, content: object, path: str) -> Self:
+        """Check what a manifest's JSON said; raises as `load`.
+
+        Args:
+            path: where it stands, for messages.
+        """
         if not isinstance(content, dict):
             raise ArtifactError(f"{path}: not a {cls.kind}: not a JSON object")
+        content = dict(content)
         kind, version = content.pop("kind", None), content.pop("schema_version", None)
         if kind != cls.kind or version != cls.schema_version:
             raise ArtifactError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any, Literal
 
 from primus.gemm.backends import load_backend
@@ -183,8 +182,7 @@ class _Job:
                 yield {"problem": problem.to_json(), "bound_us": bound_us}
 
     def _times(self, problem: dict[str, Any], answer: Answer) -> Times:
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        origin = self.origin and self.origin.model_copy(update={"measured_at": now})
+        origin = self.origin.now() if self.origin is not None else None
         if answer.failure is None:
             return Times(problem=problem, origin=origin, **answer.content)
         limit = self.settings.problem_timeout_seconds if answer.timed_out else None

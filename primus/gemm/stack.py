@@ -39,7 +39,7 @@ class Stack:
 
     @property
     def key(self) -> str:
-        """Hex digits that name the stack's directory in the store."""
+        """Hex digits that differ where any of this differs."""
         return sha256_text(canonical_json(self.to_json()))[:16]
 
 

@@ -12,12 +12,16 @@ min_gain play no part in it.
 
 from __future__ import annotations
 
+import socket
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import Self
 
 from primus.artifacts.manifest import Manifest
+from primus.artifacts.provenance import code_version
 from primus.errors import ArtifactError
 from primus.files import canonical_json, sha256_text
 from primus.gemm.measure import MEASUREMENT_VERSION, CandidateTimes
@@ -32,6 +36,11 @@ class StackFile(Manifest):
 
     stack: dict[str, Any]
     measurement: int
+
+    @property
+    def key(self) -> str:
+        """Hex digits that name the stack's directory."""
+        return sha256_text(canonical_json(self.model_dump()))[:16]
 
 
 class Origin(BaseModel):
@@ -50,6 +59,22 @@ class Origin(BaseModel):
     host: str
     measured_at: str = ""
     commit: str = "unknown"
+
+    @classmethod
+    def here(cls, experiment: str, stage_key: str) -> Self:
+        """This machine and this code."""
+        commit, changed = code_version()
+        return cls(
+            experiment=experiment,
+            stage_key=stage_key,
+            host=socket.gethostname(),
+            commit=commit + ("+" if changed else ""),
+        )
+
+    def now(self) -> Self:
+        """The same, measured at this moment."""
+        moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self.model_copy(update={"measured_at": moment})
 
 
 class Times(Manifest):
@@ -100,18 +125,15 @@ class Store:
     """The times of one stack."""
 
     def __init__(self, root: Path | str, stack: Stack) -> None:
-        content = {"stack": stack.to_json(), "measurement": MEASUREMENT_VERSION}
-        key = sha256_text(canonical_json(content))[:16]
-        self.directory = Path(root) / key
         self._stack = StackFile(stack=stack.to_json(), measurement=MEASUREMENT_VERSION)
+        self.directory = Path(root) / self._stack.key
 
     def _prepare(self) -> None:
         path = self.directory / "stack.json"
         if not path.exists():
             self._stack.save(path)
             return
-        found = StackFile.load(path)
-        if canonical_json(found.model_dump()) != canonical_json(self._stack.model_dump()):
+        if StackFile.load(path).key != self._stack.key:
             raise ArtifactError(f"{path}: is not the stack that its directory is named after")
 
     def get(self, problem: Problem) -> Times | None:
