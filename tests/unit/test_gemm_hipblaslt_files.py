@@ -464,7 +464,7 @@ def test_a_winner_in_the_table() -> None:
         "k": "128",
         "trans_a": "T",
         "trans_b": "N",
-        **{f"type_{name}": "bfloat16" for name in "abd"},
+        **{f"type_{name}": "bfloat16" for name in ("a", "b", "d")},
         "bias_type": "-",
         "aux_type": "-",
         "lda": "128",
