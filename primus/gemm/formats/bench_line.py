@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from primus.gemm.formats.bench_flags import (
@@ -76,20 +77,17 @@ class BenchLine:
         values: dict[str, Value] = {}
         pieces: list[Piece] = []
         for flag, shown in _pairs(tokens[1:]):
+            field, value, piece = _read(flag, shown)
+            pieces.append(piece)
             if flag == GAP:
-                pieces.append((GAP, None))
                 continue
-            known = FLAGS[flag]
-            value = _read(flag, known, shown)
             if flag == "-m" and "m" in members[-1]:
                 members.append({})
             into = members[-1] if flag in SIZES else values
-            if known.field in into:
+            if field in into:
                 raise ValueError(f"{flag} stands twice")
-            into[known.field] = value
-            written = _written(flag, shown)
-            pieces.append((flag, None if written == spell(flag, value) else written))
-        missing = REQUIRED - {flag for flag, _ in pieces}
+            into[field] = value
+        missing = REQUIRED.difference(flag for flag, _ in pieces)
         if missing:
             raise ValueError(f"lacks {' '.join(sorted(missing))}")
         return cls(_problem(members, values), _run(values), tuple(pieces))
@@ -161,21 +159,25 @@ def _is_alone(known: Flag, rest: list[str]) -> bool:
     return not rest or rest[0] in FLAGS or (known.alone and rest[0] == GAP)
 
 
-def _read(flag: str, known: Flag, shown: str | None) -> Value:
+@lru_cache(maxsize=1 << 12)
+def _read(flag: str, shown: str | None) -> tuple[str, Value, Piece]:
+    """Field and value of a flag, and how it was written."""
+    if flag == GAP:
+        return "", False, (GAP, None)
+    known = FLAGS[flag]
     if known.read is None:
-        return True
-    if shown is None:
-        if known.bare is None:
-            raise ValueError(f"{flag} has no value")
-        return known.bare
-    try:
-        return known.read(shown)
-    except ValueError as error:
-        raise ValueError(f"{flag}: {error}") from None
-
-
-def _written(flag: str, shown: str | None) -> str:
-    return flag if shown is None else f"{flag} {shown}"
+        value: Value = True
+    elif shown is not None:
+        try:
+            value = known.read(shown)
+        except ValueError as error:
+            raise ValueError(f"{flag}: {error}") from None
+    elif known.bare is not None:
+        value = known.bare
+    else:
+        raise ValueError(f"{flag} has no value")
+    written = flag if shown is None else f"{flag} {shown}"
+    return known.field, value, (flag, None if written == spell(flag, value) else written)
 
 
 def _problem(members: list[dict[str, Value]], values: Mapping[str, Value]) -> Problem:

@@ -23,8 +23,8 @@ from primus.gemm.formats.cublaslt_names import (
 )
 from primus.gemm.problem import Problem
 
-VARYING = re.compile(rb"=0[xX][0-9A-Fa-f]+|^\[[^\]\n]*\]\[cublasLt\]\[[0-9]+\]", re.MULTILINE)
-"""Times, process and addresses, which make every line different: for `read_dump`."""
+_VARYING_ADDRESS = re.compile(rb"=0[xX][0-9A-Fa-f]+")
+_VARYING_HEADER = re.compile(rb"\A\[[^\]]*\]\[cublasLt\]\[[0-9]+\]")
 
 NO_ALGORITHM = "default"
 
@@ -59,10 +59,26 @@ _EPILOGUE = re.compile(
 )
 
 
+def split_trace(block: bytes) -> list[bytes]:
+    """Lines without time, process and addresses, which make every one different: for `read_dump`.
+
+    `parse_trace` reads what is left.
+    """
+    lines = _VARYING_ADDRESS.sub(b"", block).split(b"\n")
+    # Mostly all headers have one width; looking there first is much faster than searching.
+    width = lines[0].find(b"[Trace]")
+    return [
+        line[width:]
+        if line.startswith(b"[Trace]", width) and width > 0
+        else _VARYING_HEADER.sub(b"", line)
+        for line in lines
+    ]
+
+
 def parse_trace(line: str) -> tuple[Problem, str] | None:
     """The problem and the algorithm of a line, None where it logs no matrix product.
 
-    The parts that `VARYING` cuts out may be missing. beta is 1 where the log says "?": it lies on
+    What `split_trace` cuts out may be missing. beta is 1 where the log says "?": it lies on
     the device then.
 
     Returns:
