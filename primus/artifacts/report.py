@@ -54,6 +54,48 @@ class TimeBudget(_Part):
     between: float
 
 
+class StepRatio(_Part):
+    """Time of a step over the default's, paired within the rounds.
+
+    Attributes:
+        median: of the rounds; below 1 this contestant is faster.
+        low, high: 95 % interval of the median; the extremes where there are fewer than six rounds.
+        significant: there are six rounds or more, and the interval does not hold 1.
+    """
+
+    median: float
+    low: float
+    high: float
+    significant: bool
+
+
+class StepContestant(_Part):
+    """Whole training steps of one contestant; microseconds.
+
+    Attributes:
+        ratio: against the contestant with the default kernels; null for that one.
+        served: products of a step that a tuned kernel computed.
+    """
+
+    median_us: float
+    minimum_us: float
+    ratio: StepRatio | None
+    served: int
+
+
+class StepFigures(_Part):
+    """Whole training steps that the contestants ran in turns, when the GEMMs were tuned.
+
+    Attributes:
+        rounds: steps of each.
+        process: the environment that the ranks start with; null where none was chosen.
+    """
+
+    rounds: int
+    contestants: dict[str, StepContestant]
+    process: str | None
+
+
 class TuningFigures(_Part):
     """GEMM time of one microbatch on one rank before and after tuning, weighted by calls.
 
@@ -65,6 +107,7 @@ class TuningFigures(_Part):
         expected_step_saving: share of an iteration that the chosen kernels should save, from
             their times alone; null where the run does not use them.
         hits, defaults, misses, rejections: calls during training; null where not reported.
+        steps: null where no whole steps were timed.
     """
 
     problems: int
@@ -81,6 +124,7 @@ class TuningFigures(_Part):
     defaults: int | None
     misses: int | None
     rejections: int | None
+    steps: StepFigures | None = None
 
 
 class Headline(_Part):

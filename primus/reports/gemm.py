@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from primus.artifacts.gemm import TunedHeader, TunedRow, load_shapes, load_tuned
-from primus.artifacts.report import TuningFigures
+from primus.artifacts.report import StepContestant, StepFigures, StepRatio, TuningFigures
 from primus.artifacts.run import TunedUse
+from primus.artifacts.steps import UNTUNED, Contestant, ProcessChoice, Ratio, Steps
 from primus.files import sha256_file
+from primus.reports.formats import MISSING, number
 
 DEFAULT = "default"
+USES = {
+    "hit": "tuned kernel",
+    "default": "default kernel",
+    "miss": "not in the result",
+    "rejection": "rejected",
+    "unused": "not called",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,4 +132,53 @@ def tuning_figures(
         defaults=used.defaults if used else None,
         misses=used.misses if used else None,
         rejections=used.rejections if used else None,
+        steps=_step_figures(tuning.header.steps, tuning.header.process),
     )
+
+
+def _step_figures(steps: Steps | None, process: ProcessChoice | None) -> StepFigures | None:
+    """From the samples in the header; null where there are none."""
+    if steps is None or not steps.contestants:
+        return None
+    first = steps.contestants[UNTUNED]
+    return StepFigures(
+        rounds=len(first.all),
+        contestants={
+            name: StepContestant(
+                median_us=one.median,
+                minimum_us=one.minimum,
+                ratio=None if name == UNTUNED else _ratio(one, first),
+                served=one.served,
+            )
+            for name, one in steps.contestants.items()
+        },
+        process=process.candidate if process else None,
+    )
+
+
+def _ratio(new: Contestant, old: Contestant) -> StepRatio:
+    found = Ratio.of(new, old)
+    return StepRatio(
+        median=found.median, low=found.low, high=found.high, significant=found.significant
+    )
+
+
+def in_training(used: TunedUse | None, text: str) -> dict[str, str]:
+    """What became of a problem in the run: in a word, and why."""
+    found = next((p for p in used.problems if p.get("problem") == text), None) if used else None
+    if found is None:
+        return {"word": MISSING, "why": "", "nearest": ""}
+    word = USES.get(str(found.get("use")), str(found.get("use")))
+    calls = f"{word}, {number(int(found.get('calls', 0)))} calls"
+    return {
+        "word": word if found.get("use") == "unused" else calls,
+        "why": str(found.get("why", "")),
+        "nearest": number(int(found["nearest"])) if found.get("nearest") else "",
+    }
+
+
+def strangers(used: TunedUse | None, rows: Sequence[GemmRow]) -> list[dict[str, Any]]:
+    """Problems that the run called and the tuned result does not have, most calls first."""
+    known = {row.found.text for row in rows}
+    found = [p for p in used.problems if p.get("problem") not in known] if used else []
+    return sorted(found, key=lambda problem: (-problem.get("calls", 0), problem.get("problem")))

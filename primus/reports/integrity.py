@@ -11,6 +11,7 @@ from statistics import median
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.report import Check, Headline, Outcome, Verdict
 from primus.artifacts.run import MetricsRow
+from primus.artifacts.steps import TUNED
 from primus.reports.curve import gaps, replay_differences
 from primus.reports.inputs import Inputs
 from primus.reports.verify import Verified, file_problems, verify_checkpoints
@@ -46,6 +47,7 @@ def judge(inputs: Inputs, headline: Headline, hash_bytes: float) -> Judgement:
         _learnt(headline),
         _replays(inputs),
         _tuned(inputs, headline),
+        *_steps(headline),
         _export(inputs),
         *_noted(inputs, headline),
     ]
@@ -245,6 +247,15 @@ def _tuned(inputs: Inputs, headline: Headline) -> Check:
         missed = f"{used.misses:,} unknown, {used.rejections:,} rejected"
         return _check(name, "warning", f"{calls}, {missed}")
     return _check(name, "ok", calls)
+
+
+def _steps(headline: Headline) -> Iterator[Check]:
+    """Whole steps speak up only where they contradict the times of the single kernels."""
+    steps = headline.tuning.steps if headline.tuning else None
+    ratio = steps.contestants[TUNED].ratio if steps else None
+    if ratio is not None and ratio.significant and ratio.median > 1:
+        detail = f"with the tuned kernels whole steps were {ratio.median - 1:.1%} slower"
+        yield _check("Whole steps", "warning", detail)
 
 
 def _export(inputs: Inputs) -> Check:

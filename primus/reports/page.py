@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from primus.artifacts.report import Headline
+from primus.artifacts.steps import DEFAULT_PROCESS, PLAIN_MALLOC, TUNED, TUNED_PLAIN, UNTUNED
 from primus.reports.curve import resume_base
 from primus.reports.figures import draw_figures
 from primus.reports.formats import FILTERS
+from primus.reports.gemm import in_training, strangers
 from primus.reports.headline import duration, ended
 from primus.reports.inputs import Inputs, StageValues
 from primus.reports.integrity import Judgement
@@ -20,6 +23,15 @@ VERDICTS = {
     "passed": "Finished and verified",
     "warnings": "Finished and verified, with warnings",
     "failed": "FAILED integrity",
+}
+CONTESTANTS = {
+    UNTUNED: "Default kernels",
+    TUNED: "Tuned kernels",
+    TUNED_PLAIN: "Tuned kernels, malloc as it is",
+}
+PROCESSES = {
+    DEFAULT_PROCESS: "the settings of malloc that are the default here",
+    PLAIN_MALLOC: "the C library's malloc as it is",
 }
 MARKS = {"ok": "✓", "warning": "!", "failed": "✗", "absent": "·"}
 
@@ -45,7 +57,10 @@ def render(inputs: Inputs, headline: Headline, judgement: Judgement) -> str:
         attempts=_attempts(inputs),
         budget=_budget(headline),
         stages=[_stage(values) for values in inputs.settings],
-        gemm_uses=_gemm_uses(inputs),
+        in_training=partial(in_training, inputs.train.tuned),
+        strangers=strangers(inputs.train.tuned, inputs.tuning.rows if inputs.tuning else []),
+        contestants=CONTESTANTS,
+        processes=PROCESSES,
         reproduction=reproduction(inputs),
     )
 
@@ -104,9 +119,3 @@ def flatten(group: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
         else:
             rows.append((f"{prefix}{name}", value))
     return rows
-
-
-def _gemm_uses(inputs: Inputs) -> dict[str, dict[str, Any]]:
-    """What the run reports per problem, by the problem's text."""
-    used = inputs.train.tuned
-    return {str(problem.get("problem")): problem for problem in used.problems} if used else {}

@@ -23,6 +23,15 @@ from primus.artifacts.run import (
     TunedUse,
     ValidationRow,
 )
+from primus.artifacts.steps import (
+    PLAIN_MALLOC,
+    TUNED,
+    TUNED_PLAIN,
+    UNTUNED,
+    Contestant,
+    ProcessChoice,
+    Steps,
+)
 from primus.artifacts.timing import times_path
 from primus.artifacts.tokens import DataManifest, InputFile, SamplesManifest, TokenizerManifest
 from primus.config.frozen import StageSettings
@@ -47,6 +56,8 @@ class RunSpec:
     restart: bool = True
     validation: bool = True
     tuning: bool = True
+    steps: Steps | None = None
+    process: ProcessChoice | None = None
     export: bool = True
     seed: int = 7
     final_loss: float = 4.31
@@ -61,7 +72,7 @@ def write_run(root: Path, spec: RunSpec | None = None) -> Paths:
     key = sha256_text(spec.experiment)[:16]
     run = root / "runs" / spec.experiment / key
     tokenizer, data, samples = _write_data(root, spec)
-    shapes, tuned = _write_tuning(root) if spec.tuning else (None, None)
+    shapes, tuned = _write_tuning(root, spec) if spec.tuning else (None, None)
     if tuned is not None:
         (run).mkdir(parents=True, exist_ok=True)
         (run / "tuned.jsonl").write_bytes(tuned.read_bytes())
@@ -150,7 +161,7 @@ PROBLEMS: list[tuple[str, int, int, float | None, float | None, str, str, str]] 
 ]
 
 
-def _write_tuning(root: Path) -> tuple[Path, Path]:
+def _write_tuning(root: Path, spec: RunSpec) -> tuple[Path, Path]:
     shapes, tuned = root / "gemm" / "shapes.jsonl", root / "gemm" / "tuned.jsonl"
     calls = sum(problem[1] for problem in PROBLEMS)
     flops = sum(problem[1] * problem[2] for problem in PROBLEMS)
@@ -177,6 +188,8 @@ def _write_tuning(root: Path) -> tuple[Path, Path]:
         default_us=sum(n * before for n, before, _ in timed),
         tuned_us=sum(n * after for n, _, after in timed),
         stopped="complete",
+        steps=spec.steps,
+        process=spec.process,
     )
     rows = [
         TunedRow.model_validate(
@@ -292,9 +305,52 @@ def _write_train(run: Path, spec: RunSpec, key: str) -> Path:
     return output
 
 
+def whole_steps(factor: float, *, plain: float = 0.9, rounds: int = 6, seed: int = 3) -> Steps:
+    """Steps under 2 % of noise.
+
+    Args:
+        factor: time with the tuned kernels over that with the default ones.
+        plain: time under a plain malloc over that with the tuned kernels alone.
+    """
+    chance = random.Random(seed)
+
+    def contestant(times: float, served: int, **environment: str) -> Contestant:
+        runs = [[131e3 * times * chance.gauss(1, 0.02) for _ in range(rounds)] for _ in range(2)]
+        kernels = "tuned" if served else "default"
+        return Contestant(kernels=kernels, environment=environment, served=served, samples=runs)
+
+    return Steps(
+        clock="processor",
+        threads=1,
+        contestants={
+            UNTUNED: contestant(1.0, 0),
+            TUNED: contestant(factor, 51),
+            TUNED_PLAIN: contestant(factor * plain, 51, GLIBC_TUNABLES=""),
+        },
+    )
+
+
+CHOSEN = ProcessChoice(
+    candidate=PLAIN_MALLOC,
+    environment={"GLIBC_TUNABLES": ""},
+    reason="faster by at least 6.1% in both runs",
+)
+
+
 def _tuned_use() -> TunedUse:
-    problem = {"problem": PROBLEMS[0][0], "calls": 2400, "use": "hit", "candidate": "split_n"}
-    return TunedUse(hits=24_000, defaults=21_600, misses=0, rejections=0, problems=[problem])
+    rows = [
+        {"problem": PROBLEMS[0][0], "calls": 2400, "use": "hit", "candidate": "split_n"},
+        {"problem": PROBLEMS[1][0], "calls": 2400, "use": "default", "candidate": "default"},
+        {"problem": PROBLEMS[2][0], "calls": 0, "use": "unused", "why": "never called"},
+        {"problem": PROBLEMS[3][0], "calls": 960, "use": "hit", "nearest": 12},
+        {
+            "problem": "NN 64x64x64 f32_r batch=8",
+            "calls": 77,
+            "use": "miss",
+            "why": "not in the tuned result",
+        },
+    ]
+    return TunedUse(hits=24_000, defaults=21_600, misses=0, rejections=0, problems=rows)
 
 
 def _environment() -> Environment:

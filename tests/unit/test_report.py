@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_run import RunSpec, arguments, write_run
+from report_run import CHOSEN, RunSpec, arguments, whole_steps, write_run
 
-from primus.artifacts.report import ReportManifest
+from primus.artifacts.report import Headline, ReportManifest
+from primus.artifacts.steps import Steps
 from primus.errors import ArtifactError
 from primus.report import main
+from primus.reports import page as page_module
 from primus.reports.figures import series
 from primus.reports.headline import compute_headline
 from primus.reports.inputs import Paths, read_inputs
@@ -253,6 +255,7 @@ def test_a_good_report_replaces_an_earlier_failed_one(tmp_path: Path) -> None:
         (RunSpec(unigram_entropy=4.0), {}, "Learnt"),
         (RunSpec(), {"warnings": ["slow"]}, "Training"),
         (RunSpec(tuning=True), {"tuned": None}, "Tuned GEMMs"),
+        (RunSpec(steps=whole_steps(1.06)), {}, "Whole steps"),
     ],
 )
 def test_warnings_do_not_fail(
@@ -295,6 +298,90 @@ def test_check_recomputes_every_figure(tmp_path: Path, capsys: pytest.CaptureFix
         main(["--check", str(result)])
     assert "tokens_per_second.median" in str(caught.value)
     assert "tuning.saving" in str(caught.value)
+
+
+class Undrawn(dict[str, str]):
+    """Figures that nobody looks at."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, Headline]]:
+    """The words of a run's section on GEMMs, without their arrangement, and its figures."""
+    monkeypatch.setattr(page_module, "draw_figures", lambda *_: Undrawn())
+
+    def section(root: Path, **spec: Any) -> tuple[str, Headline]:
+        inputs = read_inputs(write_run(root, RunSpec(**spec)))
+        headline = compute_headline(inputs)
+        page = page_module.render(inputs, headline, judge(inputs, headline, 0.0))
+        words = " ".join(Page(page.replace("<", " <")).text.split())
+        start = words.index("A microbatch on one rank makes")
+        return words[start : words.index("bit-equal", start)], headline
+
+    return section
+
+
+def test_whole_steps_are_told_in_words_and_numbers(tmp_path: Path, rendered: Any) -> None:
+    text, headline = rendered(tmp_path, steps=whole_steps(0.93), process=CHOSEN)
+    assert headline.tuning is not None
+    steps = headline.tuning.steps
+    assert steps is not None
+    assert (steps.rounds, steps.process) == (12, "plain_malloc")
+    ratio = steps.contestants["tuned"].ratio
+    assert ratio is not None
+    assert 0.9 < ratio.low <= ratio.median <= ratio.high < 0.96
+    assert ratio.significant
+    assert f"With the tuned kernels a step takes {ratio.median:.3f} of its time with" in text
+    assert "% shorter" in text
+    assert f"{ratio.low:.3f}–{ratio.high:.3f} faster 51" in text
+    assert "Ranks start with the C library's malloc as it is : faster by at least 6.1%" in text
+    assert "12 steps each" in text
+
+
+def test_what_a_step_cannot_show_is_not_claimed(tmp_path: Path, rendered: Any) -> None:
+    text, _ = rendered(tmp_path, steps=whole_steps(1.0, seed=5))
+    assert "The tuned kernels make no difference that these steps could show" in text
+    assert "no significant difference" in text
+    assert "Ranks start with" not in text
+    few, _ = rendered(tmp_path / "few", steps=whole_steps(0.5, rounds=2))
+    assert "which needs six rounds: these are the extremes" in few
+    assert "no difference that these steps could show" in few
+
+
+def test_why_no_steps_were_timed(tmp_path: Path, rendered: Any) -> None:
+    steps = Steps(clock="wall", threads=2, reason="2 ranks hold one copy of the model")
+    text, headline = rendered(tmp_path, steps=steps)
+    assert "Whole training steps Not timed: 2 ranks hold one copy of the model." in text
+    assert headline.tuning is not None
+    assert headline.tuning.steps is None
+
+
+def test_what_became_of_each_problem_in_the_run(tmp_path: Path, rendered: Any) -> None:
+    text, _ = rendered(tmp_path)
+    assert "split_n exact tuned kernel, 2,400 calls" in text
+    assert "default kernel, 2,400 calls" in text
+    assert "not called never called" in text
+    assert "960 calls 12 of them with another number of tokens" in text
+    assert "1 problem of the run that the tuned result does not have" in text
+    assert "NN 64x64x64 f32_r batch=8 77 not in the tuned result" in text
+
+
+def test_check_recomputes_whole_steps(tmp_path: Path) -> None:
+    paths = write_run(tmp_path, RunSpec(steps=whole_steps(0.93), process=CHOSEN))
+    report(paths, tmp_path / "report.html")
+    result = tmp_path / "report.json"
+    main(["--check", str(result)])
+    content = json.loads(result.read_text())
+    tuned = content["headline"]["tuning"]["steps"]["contestants"]["tuned"]
+    tuned["ratio"]["high"] = 0.5
+    tuned["median_us"] -= 1
+    result.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError) as caught:
+        main(["--check", str(result)])
+    assert "tuning.steps.contestants.tuned.ratio.high" in str(caught.value)
+    assert "tuning.steps.contestants.tuned.median_us" in str(caught.value)
 
 
 def test_check_refuses_inputs_that_changed(tmp_path: Path) -> None:
