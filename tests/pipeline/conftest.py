@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cublaslt_fakes import Fakes, build_fakes
 from project import EXPERIMENT, Project
 
 
@@ -33,3 +34,17 @@ def project(finished: Project) -> Iterator[Project]:
 def untouched(tmp_path: Path) -> Project:
     """A project in which nothing has run."""
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def fakes(tmp_path_factory: pytest.TempPathFactory) -> Fakes:
+    """Fakes of the CUDA driver and cuBLASLt, and our libraries, built in this session."""
+    from primus.gemm.cublaslt.build import library
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        use, dump = library("libprimus_cublaslt.so"), library("libprimus_cublaslt_dump.so")
+        library("libprimus_cublaslt_tuner.so")
+    directory = tmp_path_factory.mktemp("fakes")
+    build_fakes(directory)
+    return Fakes(directory, use, dump)
