@@ -115,11 +115,7 @@ def test_the_fastest_of_a_survey_and_the_default(machine: Machine, release: str)
     }
     details = backend.details(problem())
     assert details["default_index"] == 11
-    assert details["solutions"]["solution_12"] == {
-        "place": 1,
-        "solution_name": "Cijk_stand_in_MT12",
-        "kernel_name": "Cijk_stand_in_kernel_MT12",
-    }
+    assert details["solutions"] == {"solution_12": {"place": 1}, "solution_13": {"place": 2}}
     entry = Entry.from_json(details["entry"])
     assert (entry.solution_index, entry.headed) == (12, release == "2026")
     assert entry.columns["gcnArchName"] == DEVICE
@@ -346,3 +342,13 @@ def test_a_tool_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end, "the wrapper's child lives on"
         time.sleep(0.01)
+
+
+def test_a_tool_that_is_no_program_is_told(machine: Machine, tmp_path: Path) -> None:
+    backend = machine(PLAIN)
+    tool = tmp_path / "rocm" / "bin" / "hipblaslt-bench"
+    tool.write_bytes(b"\x7fELF of another machine")
+    with pytest.raises(RuntimeError, match="Exec format error"):
+        backend.candidates(problem())
+    with pytest.raises(RuntimeError, match="cannot start"):
+        run_tool(tool, [], seconds=1)

@@ -29,7 +29,13 @@ from primus.gemm.hipblaslt.gpus import Gpu, parse_rocminfo, visible
 from primus.gemm.hipblaslt.local_copy import local_copy, local_directory
 from primus.gemm.hipblaslt.node import Node, check_results, library_version, read_node
 from primus.gemm.hipblaslt.results_file import Entry, Results, load_results, parse_results
-from primus.gemm.hipblaslt.te_algo import LEGENDS, NEWEST, device_capability, te_rows
+from primus.gemm.hipblaslt.te_algo import (
+    LEGENDS,
+    NEWEST,
+    device_capability,
+    installed_legend,
+    te_rows,
+)
 from primus.gemm.problem import Problem
 
 NAMES = (
@@ -382,8 +388,17 @@ def test_gpus_are_told_from_other_agents() -> None:
     assert parse_rocminfo("") == []
 
 
-def test_without_rocms_programs_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rocms_programs_torch_is_asked_about_all_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "[[\\"{DEVICE}\\", {UNITS}$HIP_VISIBLE_DEVICES]]"\n')
+    python.chmod(0o755)
     monkeypatch.setattr(gpus_module.shutil, "which", lambda *_: None)
+    monkeypatch.setattr(gpus_module.sys, "executable", str(python))
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3")
+    assert gpus_module.gpus() == [Gpu(DEVICE, UNITS)]
+    python.write_text("#!/bin/sh\nexit 1\n")
     assert gpus_module.gpus() == []
 
 
@@ -512,6 +527,19 @@ def test_epilogues_by_name_and_what_cannot_be_said(
     found, left_out = rows_of(tuned_row(5, **fields))
     assert [row["epi"] for row in found] == ([epilogue] if epilogue else [])
     assert len(left_out) == (epilogue is None)
+
+
+def test_the_installed_release_decides_the_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "transformer_engine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed_legend() == NEWEST
+    for mark, legend in LEGENDS.items():
+        (package / "libtransformer_engine.so").write_bytes(b"\x7fELF ws_min " + mark + b" aidx")
+        assert installed_legend() == legend
 
 
 def test_problems_that_differ_in_beta_alone_are_one_row() -> None:

@@ -192,16 +192,14 @@ class HipblasltBackend(Backend):
             return {}
         survey = self._survey
         entry = survey.entry or self._own_entry(survey.default)
+        # A kilobyte each: only for releases whose file has such columns.
+        named = [n for n in ("solution_name", "kernel_name") if n in entry.names]
         return {
             "entry": entry.to_json(),
             "default_index": survey.default.solution_index,
             "incomplete": survey.incomplete,
             "solutions": {
-                name: {
-                    "place": row.place,
-                    "solution_name": row.solution_name,
-                    "kernel_name": row.kernel_name,
-                }
+                name: {"place": row.place, **{n: getattr(row, n) for n in named}}
                 for name, row in self._rivals.items()
             },
         }

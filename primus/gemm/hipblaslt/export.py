@@ -71,11 +71,11 @@ def _entry(served: Served) -> Entry:
     assert row.tuned_us is not None
     try:
         entry = Entry.from_json(row.details["entry"])
-        names = row.details["solutions"][served.candidate]
-        names = {name: names[name] for name in ("solution_name", "kernel_name")}
+        solution = row.details["solutions"][served.candidate]
     except KeyError as error:
         raise ArtifactError(f"{row.text}: its row has no details.{error.args[0]}") from None
     index = int(served.candidate.removeprefix("solution_"))
+    names = {name: text for name, text in solution.items() if name != "place"}
     return entry.with_solution(index, row.tuned_us, names)
 
 

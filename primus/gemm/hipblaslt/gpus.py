@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,12 +55,25 @@ def parse_rocminfo(text: str) -> list[Gpu]:
 
 
 def _of_torch() -> list[Gpu]:
+    """In a process that sees all of them; numbering must not depend on what is hidden here."""
+    command = [sys.executable, "-m", "primus.gemm.hipblaslt.gpus"]
+    env = {name: value for name, value in os.environ.items() if name not in _VISIBLE}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False, env=env
+        )
+    except subprocess.TimeoutExpired:
+        return []
+    return [Gpu(*each) for each in json.loads(done.stdout)] if done.returncode == 0 else []
+
+
+def _main() -> None:
+    """Print architecture and compute units of torch's GPUs."""
     import torch
 
-    if torch.version.hip is None or not torch.cuda.is_available():
-        return []
-    every = (torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count()))
-    return [Gpu(str(p.gcnArchName), int(p.multi_processor_count)) for p in every]
+    count = torch.cuda.device_count() if torch.version.hip is not None else 0
+    every = (torch.cuda.get_device_properties(i) for i in range(count))
+    print(json.dumps([[str(p.gcnArchName), int(p.multi_processor_count)] for p in every]))
 
 
 def visible(count: int) -> list[str]:
@@ -82,3 +97,7 @@ def only(entry: str) -> Mapping[str, str]:
     return {"HIP_VISIBLE_DEVICES": entry} | (
         {"CUDA_VISIBLE_DEVICES": entry} if "CUDA_VISIBLE_DEVICES" in os.environ else {}
     )
+
+
+if __name__ == "__main__":
+    _main()

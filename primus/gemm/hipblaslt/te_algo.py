@@ -9,6 +9,7 @@ GPU.
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -59,9 +60,12 @@ def installed_legend() -> str:
     spec = find_spec("transformer_engine")
     places = spec.submodule_search_locations if spec is not None else None
     for library in (p for place in places or () for p in Path(place).rglob("libtransformer*.so")):
-        content = library.read_bytes()
-        if b"ws_min" in content:
-            return next(legend for mark, legend in LEGENDS.items() if mark in content)
+        with (
+            library.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            if content.find(b"ws_min") >= 0:
+                return next(v for mark, v in LEGENDS.items() if content.find(mark) >= 0)
     return NEWEST
 
 

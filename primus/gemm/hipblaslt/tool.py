@@ -81,15 +81,25 @@ def run_tool(
     """Run the tool and read what it printed, also when it fails or lasts too long.
 
     The tool stays in this process's group: who kills the measuring process's group kills it too.
+
+    Raises:
+        RuntimeError: it cannot be started.
     """
     env = {name: value for name, value in os.environ.items() if name not in UNSET}
     # The reference of --verify is computed on the CPU; a worker's own thread count is for torch.
     env["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // _GPUS_PER_NODE))
     env |= environment or {}
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
-            [str(tool), *arguments], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env
-        )
+        try:
+            process = subprocess.Popen(
+                [str(tool), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+            )
+        except OSError as error:
+            raise RuntimeError(f"cannot start {tool}: {error.strerror}") from error
         try:
             status: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -109,14 +119,17 @@ def known_flags(tool: Path) -> frozenset[str]:
     Raises:
         RuntimeError: it prints no help.
     """
-    done = subprocess.run(
-        [str(tool), "--help"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=HELP_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [str(tool), "--help"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=HELP_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"{tool} --help: {error}") from error
     found = frozenset(re.findall(r"--[A-Za-z_]+", done.stdout))
     if not found:
         raise RuntimeError(f"{tool} --help names no flag: {done.stderr[:_TAIL].strip()}")
