@@ -9,6 +9,7 @@ YAML: the sizes of the members stand one after the other under names that repeat
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -147,7 +148,7 @@ def _value(name: str, value: Any, like: object) -> Any:
     """The field's value in the type of `like`, which may be written in another one."""
     if isinstance(like, str) and type(value) in (str, int):
         return str(value)
-    if isinstance(like, float) and type(value) in (float, int):
+    if isinstance(like, float) and type(value) in (float, int) and abs(value) < math.inf:
         return float(value)
     if type(value) is not type(like):
         raise ValueError(f"{name} is {value!r}")

@@ -24,11 +24,13 @@ from primus.gemm.formats.cublaslt_names import (
 from primus.gemm.problem import Problem
 
 _VARYING_ADDRESS = re.compile(rb"=0[xX][0-9A-Fa-f]+")
-_VARYING_HEADER = re.compile(rb"\A\[[^\]]*\]\[cublasLt\]\[[0-9]+\]")
+_VARYING_HEADER = re.compile(rb"\A\[[^\[\]]*\]\[cublasLt\]\[[0-9]+\]")
 
 NO_ALGORITHM = "default"
 
-_HEADER = re.compile(r"(?:\[[^\]]*\]\[cublasLt\]\[[0-9]+\])?\[([A-Za-z]+)\]\[(cublasLt\w+)\] (.*)")
+_HEADER = re.compile(
+    r"(?:\[[^\[\]]*\]\[cublasLt\]\[[0-9]+\])?\[([A-Za-z]+)\]\[(cublasLt\w+)\] (.*)"
+)
 _ADDRESS = r"(?:=0[xX][0-9A-Fa-f]+)?"
 _CALL = re.compile(
     rf"A{_ADDRESS} Adesc=\[([^\]]*)\] B{_ADDRESS} Bdesc=\[([^\]]*)\] "
