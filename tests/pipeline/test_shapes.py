@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from trainer_run import REPOSITORY, Bench, settings_of
 
+from primus.artifacts.gemm import load_tuned, save_lines
+from primus.files import sha256_file
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import DEFAULT, BackendSpec
 from primus.gemm.choose import Choice
@@ -20,6 +22,7 @@ from primus.gemm.problem import Problem
 from primus.gemm.search import SearchResult, SearchSettings, Tuned
 from primus.gemm.shapes import Shape, read_shapes
 from primus.gemm.stack import Stack
+from primus.gemm.tokens import expand
 from primus.gemm.tuned import write_tuned
 from primus.launch import Ranks, run_ranks, thread_environment
 
@@ -177,7 +180,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("bench"))
 
 
-def write_winners(path: Path, shapes: list[Shape], stack: Stack) -> int:
+def write_winners(
+    path: Path, shapes: list[Shape], stack: Stack, shapes_sha256: str = "0" * 64
+) -> int:
     """A result in which every problem that can have it takes another kernel; their calls."""
 
     def choice(problem: Problem) -> Choice:
@@ -197,7 +202,7 @@ def write_winners(path: Path, shapes: list[Shape], stack: Stack) -> int:
         failed=0,
         stopped="complete",
     )
-    write_tuned(path, result, SearchSettings(), "0" * 64)
+    write_tuned(path, result, SearchSettings(), shapes_sha256)
     return sum(t.shape.calls for t in tuned if t.choice.candidate != DEFAULT)
 
 
@@ -219,8 +224,16 @@ def test_training_in_bfloat16_with_tuned_kernels(bench: Bench, tmp_path: Path) -
     assert run.manifest().peak_tflops_per_device == 0.1
 
 
-def test_a_result_of_another_machine_is_refused(bench: Bench, tmp_path: Path) -> None:
-    shapes = dump(tmp_path, "trace")
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with settings.json and trace.jsonl of the small experiment."""
+    path = tmp_path_factory.mktemp("traced")
+    dump(path, "trace")
+    return path
+
+
+def test_a_result_of_another_machine_is_refused(bench: Bench, traced: Path, tmp_path: Path) -> None:
+    _, shapes = read_shapes(traced / "trace.jsonl")
     stack = load_backend(BackendSpec(name="cpu", threads=1)).stack()
     tuned = tmp_path / "tuned.jsonl"
     write_winners(tuned, shapes, replace(stack, device="Another CPU"))
@@ -233,3 +246,80 @@ def test_a_result_of_another_machine_is_refused(bench: Bench, tmp_path: Path) ->
     assert "Fix: " in last
     assert "Traceback" not in output
     assert run.checkpoints() == []
+
+
+def test_experts_find_a_kernel_for_nearly_every_number_of_tokens(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Routing is real: no two micro-batches give an expert the same number of tokens."""
+    model = {"experiment": "mixtral_8x7B_tiny"}
+    shapes = dump(tmp_path, "trace", **model)
+    varying = [shape for shape in shapes if shape.tokens is not None]
+    assert len(varying) == 6
+    sizes = [wanted.shape for wanted in expand(shapes, [0.5, 1.0, 2.0])]
+    assert len(sizes) == len(shapes) + 2 * len(varying)
+    stack = load_backend(BackendSpec(name="cpu", threads=1)).stack()
+    write_winners(tmp_path / "tuned.jsonl", sizes, stack)
+    keys: dict[str, Any] = {"gemm_tuning": {"enabled": True}, "train_iters": 10, "eval_iters": 0}
+    run = bench.run("experts", tuned=tmp_path / "tuned.jsonl", **model, **keys)
+    output = run.finish()
+    use = run.manifest().tuned
+    assert use is not None
+    assert f"tuned GEMMs: {use.hits:,} calls took a tuned kernel" in output
+    assert use.rejections == use.defaults == 0
+    # Without the nearest ones, only the tuned numbers of tokens themselves would hit.
+    nearest = sum(row.get("nearest", 0) for row in use.problems)
+    calls = use.hits + use.misses
+    assert (use.misses + nearest) / calls > 0.3
+    assert use.misses / calls < 0.06
+    # A line for each tuned problem and each family, not for each number of tokens. A single token
+    # makes an operand of another layout.
+    assert len(use.problems) <= len(sizes) + 2 * len(varying)
+    print(f"misses: {(use.misses + nearest) / calls:.1%} without, {use.misses / calls:.1%} with")
+
+
+def test_ranks_of_other_pipeline_stages_know_other_problems(bench: Bench, tmp_path: Path) -> None:
+    layout = {"nproc_per_node": 2, "pipeline_model_parallel_size": 2}
+    shapes = dump(tmp_path, "trace", **layout)
+    (logits,) = (s for s in shapes if s.problem.m == 512 and s.problem.transA == "T")
+    stack = load_backend(BackendSpec(name="cpu", threads=1)).stack()
+    # Only the last stage has this product: the first must not fail for want of a tuned one.
+    write_winners(tmp_path / "tuned.jsonl", [logits], stack)
+    keys: dict[str, Any] = {"gemm_tuning": {"enabled": True}, "train_iters": 2, "eval_iters": 0}
+    run = bench.run("stages", tuned=tmp_path / "tuned.jsonl", **layout, **keys)
+    run.finish()
+    use = run.manifest().tuned
+    assert use is not None
+    by_problem = {row["problem"]: row for row in use.problems}
+    assert by_problem[str(logits.problem)]["use"] == "hit"
+    assert by_problem[str(logits.problem)]["calls"] == use.hits == 2 * 2 * logits.calls
+    # Layers of both stages are of the same kind: their calls are added.
+    missed = {row["problem"]: row["calls"] for row in use.problems if row["use"] == "miss"}
+    dispatched = [s for s in shapes if dispatchable(s.problem) is None and s != logits]
+    assert missed == {str(s.problem): 2 * 2 * s.calls for s in dispatched}
+
+
+def test_verify_names_the_problem_that_was_not_applied(traced: Path, tmp_path: Path) -> None:
+    stack = load_backend(BackendSpec(name="cpu", threads=1)).stack()
+    tuned, recorded = tmp_path / "tuned.jsonl", traced / "trace.jsonl"
+    _, shapes = read_shapes(recorded)
+    write_winners(tuned, shapes, stack, sha256_file(recorded))
+    header, rows = load_tuned(tuned)
+    strange = max((row for row in rows if row.candidate != DEFAULT), key=lambda row: row.calls)
+    save_lines(
+        tuned,
+        header,
+        [r.model_copy(update={"candidate": "none"}) if r is strange else r for r in rows],
+    )
+    command = [
+        *(sys.executable, "-m", "primus.tune", "--verify", "--tuned", str(tuned)),
+        *("--settings", str(traced / "settings.json"), "--shapes", str(recorded)),
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"1 of {len(rows)} problems were not applied as tuned" in done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "NOT APPLIED" in line)
+    assert line.startswith(strange.text)
+    assert line.endswith("NOT APPLIED: none is not known here")
+    ours = [row for row in rows if row.candidate != DEFAULT]
+    assert done.stdout.count(" applied") == len(ours) - 1

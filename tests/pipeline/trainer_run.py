@@ -56,8 +56,9 @@ SMALL: dict[str, Any] = {
 
 
 def settings_of(stage: Stage, **changes: Any) -> StageSettings:
-    """What a stage may read of the small experiment."""
-    resolved = load("llama3_8B_tiny", SMALL | changes, root=REPOSITORY, stages=())
+    """What a stage may read of the small experiment, or of another tiny one made as small."""
+    experiment = changes.pop("experiment", "llama3_8B_tiny")
+    resolved = load(experiment, SMALL | changes, root=REPOSITORY, stages=())
     made = identities(resolved.settings)[stage]
     return StageSettings.of_key(made, "small")
 
