@@ -1,0 +1,148 @@
+"""A tune stage that is killed in the middle loses only what it was busy with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from primus.config.frozen import StageSettings
+from primus.gemm.problem import Problem
+from primus.gemm.shapes import write_shapes
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(300)]
+
+REPOSITORY = Path(__file__).parents[2]
+PROBLEMS = 16
+WORKERS = 2
+
+
+class Stage:
+    """A tune stage over a recording whose samples take their time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.store = path, path / "store"
+        problems = [Problem(m=64, n=64, k=64 + number) for number in range(PROBLEMS)]
+        calls = {(problem, "forward"): 1 for problem in problems}
+        write_shapes(path / "shapes.jsonl", calls, source="record", model={})
+        candidates = {"default": {"us": [100.0]}, "fast": {"us": [80.0]}, "x": {"us": [101.0]}}
+        recording = {
+            "peak_tflops": {"f32_r": 0.1},
+            "noise": {"sigma": 0.04},
+            "sample_seconds": 0.005,
+            "problems": [{"problem": p.to_json(), "candidates": candidates} for p in problems],
+        }
+        (path / "recording.json").write_text(json.dumps(recording))
+        tuning = {
+            "enabled": True,
+            "budget_minutes": 5.0,
+            "coverage": 1.0,
+            "min_gain": None,
+            "problem_timeout_seconds": 60.0,
+            "allow_lossy": False,
+            "workers": WORKERS,
+            "store": str(self.store),
+            "replay_file": str(path / "recording.json"),
+            "workspace_mib": 32,
+            "expert_token_factors": [1.0],
+            "step_rounds": 0,
+        }
+        settings = {
+            "platform": "cpu",
+            "threads_per_rank": 1,
+            "gemm_backend": "replay",
+            "env": {},
+            "gemm_tuning": tuning,
+        }
+        StageSettings.of("tune", settings).save(path / "settings.json")
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "primus.tune", "--settings", self.path / "settings.json"),
+                *("--shapes", self.path / "shapes.jsonl", "--output", self.path / "tuned.jsonl"),
+            ],
+            cwd=REPOSITORY,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def timed(self) -> dict[str, tuple[bytes, int]]:
+        """Bytes and time of each problem's file in the store."""
+        return {
+            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in self.store.glob("*/*.json")
+            if re.fullmatch(r"[0-9a-f]{20}\.json", path.name)
+        }
+
+    def wait_for(self, problems: int, stage: subprocess.Popen[str]) -> list[psutil.Process]:
+        """Until so many problems are timed; the measuring processes that are busy then."""
+        while len(self.timed()) < problems:
+            assert stage.poll() is None, stage.communicate()
+            time.sleep(0.01)
+        workers = psutil.Process(stage.pid).children(recursive=True)
+        assert len(workers) == WORKERS
+        return workers
+
+    def finish(self) -> str:
+        stage = self.start()
+        output, errors = stage.communicate(timeout=120)
+        assert stage.returncode == 0, output + errors
+        return output
+
+
+def kill_all(stage: subprocess.Popen[str], workers: list[psutil.Process]) -> None:
+    for process in (stage, *workers):
+        process.kill()
+
+
+def send(number: signal.Signals) -> Callable[[subprocess.Popen[str], list[psutil.Process]], None]:
+    return lambda stage, workers: stage.send_signal(number)
+
+
+INTERRUPTIONS = [
+    (kill_all, -signal.SIGKILL),
+    (send(signal.SIGKILL), -signal.SIGKILL),
+    (send(signal.SIGTERM), -signal.SIGTERM),
+    (send(signal.SIGINT), 130),
+]
+
+
+def test_an_interrupted_stage_resumes_and_times_nothing_twice(tmp_path) -> None:
+    (tmp_path / "undisturbed").mkdir()
+    undisturbed = Stage(tmp_path / "undisturbed")
+    assert f"{PROBLEMS} measured now, 0 from the store" in undisturbed.finish()
+    stage = Stage(tmp_path)
+    seen: dict[str, tuple[bytes, int]] = {}
+    for interrupt, status in INTERRUPTIONS:
+        running = stage.start()
+        workers = stage.wait_for(len(seen) + 1, running)
+        interrupt(running, workers)
+        _, errors = running.communicate(timeout=60)
+        assert running.returncode == status, errors
+        assert "Traceback" not in errors
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive
+        assert not (tmp_path / "tuned.jsonl").exists()
+        now = stage.timed()
+        assert {name: now[name] for name in seen} == seen
+        seen = now
+    assert len(INTERRUPTIONS) <= len(seen) < PROBLEMS
+    told = stage.finish()
+    assert f"{PROBLEMS - len(seen)} measured now, {len(seen)} from the store" in told
+    after = stage.timed()
+    assert {name: after[name] for name in seen} == seen
+    assert len(after) == PROBLEMS
+    found = [path / "tuned.jsonl" for path in (stage.path, undisturbed.path)]
+    assert found[0].read_bytes() == found[1].read_bytes()
