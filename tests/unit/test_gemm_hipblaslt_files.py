@@ -290,6 +290,30 @@ def test_training_gets_a_copy_on_its_own_node(
     assert copy.is_relative_to(tmp_path / "local")
 
 
+def test_nodes_of_one_job_write_and_read_the_same_directory_at_once(
+    tmp_path: Path, node: None
+) -> None:
+    rows = [tuned_row(index, k=128 * index) for index in range(1, 20)]
+
+    def one_node(_: int) -> str:
+        export(header(rows), rows, tmp_path)
+        return activate(tmp_path / "tuned.jsonl")["HIPBLASLT_TUNING_OVERRIDE_FILE"]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(one_node, range(24)))) == 1
+
+
+def test_a_survey_that_broke_off_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = tuned_row(1)
+    row = row.model_copy(update={"details": row.details | {"incomplete": "it crashed"}})
+    export(header([row]), [row], tmp_path)
+    assert f"1 problems were looked at: the first is {row.text}: it crashed" in (
+        capsys.readouterr().out
+    )
+
+
 def test_a_missing_or_damaged_file_never_trains_untuned(tmp_path: Path, node: None) -> None:
     with pytest.raises(ArtifactError, match="cannot read the hipblaslt-export"):
         activate(tmp_path / "tuned.jsonl")
@@ -377,6 +401,10 @@ def test_the_library_itself_is_asked_before_the_tool(
     assert library_version() == ("100300", "fa9cdd18")
     library.write_bytes(b"no library")
     assert library_version() == ("100200", GIT_VERSION)
+    # The tool tells nothing of a copy that came with torch.
+    monkeypatch.setattr(node_module, "find_library", lambda: tmp_path / "lib" / "libhipblaslt.so")
+    with pytest.raises(UnavailableError, match="which goes with the library below"):
+        library_version()
 
 
 # GPUs

@@ -134,3 +134,9 @@ def test_an_unknown_problem_that_the_key_serves_is_a_hit(tmp_path: Path) -> None
     use = used(tuned, dump_of((problem(ldd=128), {"solution_1": 4})))
     assert use.hits == 4
     assert "cannot tell it from" in use.problems[0]["why"]
+
+
+def test_a_log_without_a_call_proves_nothing(tmp_path: Path) -> None:
+    use = used(result(tmp_path, tuned_row(1)), dump_of())
+    assert (use.hits, use.problems[0]["use"]) == (0, "unused")
+    assert use.problems[0]["why"] == "hipBLASLt logged no call at all: nothing is known"

@@ -103,6 +103,14 @@ def export(header: TunedHeader, rows: Sequence[TunedRow], directory: Path) -> li
     collisions = tuple(s.describe() for s in served if s.collides)
     for text in collisions:
         print(f"tune: hipBLASLt cannot tell these apart: {text}", flush=True)
+    broken = [row for row in rows if row.details.get("incomplete")]
+    if broken:
+        why = broken[0].details["incomplete"]
+        print(
+            f"tune: not all solutions of {len(broken)} problems were looked at: the first is "
+            f"{broken[0].text}: {why}",
+            flush=True,
+        )
     if not results.entries:
         print("tune: every problem keeps hipBLASLt's default: no override file", flush=True)
     Export(

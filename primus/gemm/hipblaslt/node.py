@@ -7,6 +7,7 @@ build or architecture names another kernel: both must be said before training st
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import re
 import subprocess
@@ -66,7 +67,8 @@ def read_node() -> Node:
 def library_version() -> tuple[str, str]:
     """Version and git version of the hipBLASLt that training loads.
 
-    The library itself is asked, in a process of its own; hipblaslt-bench where that fails.
+    The library itself is asked, in a process of its own. Where that fails hipblaslt-bench tells
+    it, which has ROCm's; a copy that torch brought along may be of another build.
 
     Raises:
         UnavailableError: neither tells.
@@ -77,11 +79,14 @@ def library_version() -> tuple[str, str]:
         if told:
             version, git_version = json.loads(told)
             return str(version), str(git_version)
-    tool = tool_version()
+    of_rocm = path is None or path.is_relative_to(rocm_prefix())
+    tool = tool_version() if of_rocm else None
     if tool is None:
         raise UnavailableError(
             f"cannot read hipBLASLt's git version: {path or 'no libhipblaslt.so'} does not tell "
-            "it, nor does hipblaslt-bench. Fix: install hipblaslt-bench, or set HIPBLASLT_BENCH"
+            "it, nor does hipblaslt-bench"
+            + ("" if of_rocm else f", which goes with the library below {rocm_prefix()}")
+            + ". Fix: install hipblaslt-bench, or set HIPBLASLT_BENCH or ROCM_PATH"
         )
     return tool
 
@@ -152,6 +157,8 @@ def _differs(name: str, there: str, here: str) -> str:
 
 def _main() -> None:
     """Print version and git version of the library at a path: it needs a GPU to make a handle."""
+    if "torch" in Path(sys.argv[1]).parts:
+        importlib.import_module("torch")  # which loads what its own copy needs
     library = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
     handle, version = ctypes.c_void_p(), ctypes.c_int()
     text = ctypes.create_string_buffer(256)

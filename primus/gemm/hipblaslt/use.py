@@ -25,10 +25,14 @@ def used(result: TunedResult, dump: Dump[tuple[Problem, str]]) -> TunedUse:
     served = {lookup_key(Problem.from_json(s.rows[0].problem)): s for s in serve(result.rows)}
     totals = Counter[str]()
     problems: list[dict[str, Any]] = []
+    never = "never called" if runs else "hipBLASLt logged no call at all: nothing is known"
     for problem in sorted(runs.keys() | result.candidates.keys(), key=Problem.sort_key):
         known = result.candidates.get(problem)
+        if problem not in runs:
+            problems.append(_report(problem, "unused", known or DEFAULT, 0, never))
+            continue
         by_key = served.get(lookup_key(problem))
-        for kind, name, calls, why in _judge(problem, known, by_key, runs.get(problem)):
+        for kind, name, calls, why in _judge(problem, known, by_key, runs[problem]):
             totals[kind] += calls
             problems.append(_report(problem, kind, name, calls, why))
     return TunedUse(
@@ -41,11 +45,9 @@ def used(result: TunedResult, dump: Dump[tuple[Problem, str]]) -> TunedUse:
 
 
 def _judge(
-    problem: Problem, known: str | None, served: Served | None, runs: Counter[str] | None
+    problem: Problem, known: str | None, served: Served | None, runs: Counter[str]
 ) -> list[tuple[str, str, int, str]]:
     """Kind, candidate, calls and reason of each part of a problem's calls."""
-    if runs is None:
-        return [("unused", known or DEFAULT, 0, "never called")]
     total = runs.total()
     wanted = served.candidate if served is not None else DEFAULT
     shared = ""
