@@ -20,9 +20,9 @@ from primus.artifacts.run import TunedUse, TunedVerification
 from primus.config.frozen import StageSettings
 from primus.errors import ArtifactError, PrimusError, TrainingError, UserError
 from primus.files import sha256_file
+from primus.gemm.activate import activated
 from primus.gemm.applied import (
     VERIFIED,
-    activate,
     merged,
     verification_file,
     verification_of,
@@ -53,7 +53,7 @@ def verify(settings_path: Path, options: Mapping[str, Any], shapes: Path, tuned:
             f"{tuned}: was tuned for other shapes than {shapes}. Fix: give the shapes.jsonl that "
             "it was made from, or tune again"
         )
-    use = watched_use(settings, result, activate(tuned, threads=_threads(result)))
+    use = watched_use(settings, result, activated(tuned, threads=_threads(result)))
     found = verdicts(result.rows, use)
     for line in table(found):
         print(line)

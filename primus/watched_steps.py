@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from primus.gemm.watched import WatchedSteps
 
 RANK = "primus.watched_rank"
+# Of hipBLASLt's own log, and of the library that counts cuBLASLt's calls.
+_LOGS = (".log", ".calls")
 
 
 def model_parallel_ranks(settings: StageSettings) -> int:
@@ -71,10 +73,11 @@ def run_steps(
 def keep_logs_of(directory: Path, processes: Iterable[int]) -> None:
     """Put away the logs of other processes: those repeat the same GEMMs, or are no ranks.
 
-    A library names the file of a process by its number, after whatever else.
+    The number of a process stands in the name of its log, among other things.
     """
     wanted = {str(number) for number in processes}
     (directory / "others").mkdir(exist_ok=True)
-    for path in [path for path in directory.glob("*.log") if path.is_file()]:
+    logs = [path for path in directory.iterdir() if path.suffix in _LOGS]
+    for path in logs:
         if not wanted & set(re.findall(r"\d+", path.name)):
             path.rename(directory / "others" / path.name)

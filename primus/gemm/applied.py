@@ -1,6 +1,7 @@
 """How a tuned result reaches training: by torch's products, or by the library's own file.
 
-The process that starts the ranks calls `activate`, each rank `open_applied`.
+Before the ranks start `activate` is called, in a process of its own; each rank calls
+`open_applied`.
 """
 
 from __future__ import annotations

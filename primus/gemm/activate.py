@@ -1,0 +1,53 @@
+"""Make a tuned result ready on this node: the library's own file, and the ranks' environment.
+
+    python -m primus.gemm.activate output/runs/mine/0123456789ab/tuned.jsonl 1
+
+A process of its own, because a library that is asked what it is may keep memory of a device. The
+last line printed is the environment as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from primus.errors import ArtifactError, UserError, run_main
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Activate and print."""
+    from primus.gemm.applied import activate
+
+    parser = argparse.ArgumentParser(prog="python -m primus.gemm.activate")
+    parser.add_argument("tuned", type=Path)
+    parser.add_argument("threads", type=int)
+    args = parser.parse_args(argv)
+    print(json.dumps(dict(activate(args.tuned, threads=args.threads))), flush=True)
+
+
+def activated(tuned: Path, *, threads: int) -> dict[str, str]:
+    """What `primus.gemm.applied.activate` gives, found by a process that has ended.
+
+    Raises:
+        UserError, ArtifactError: as there; the text is the same.
+    """
+    command = [sys.executable, "-m", "primus.gemm.activate", str(tuned), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.splitlines()
+        told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        kind = UserError if done.returncode == UserError.exit_code else ArtifactError
+        raise kind("\n".join(told) or f"{tuned}: cannot be activated:\n{done.stderr}")
+    *told, last = done.stdout.splitlines()
+    for line in told:
+        print(line, flush=True)
+    found: dict[str, str] = json.loads(last)
+    return found
+
+
+if __name__ == "__main__":
+    run_main(main)
