@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from primus.gemm.backends.base import Backend
 from primus.gemm.pool import Pool
@@ -32,10 +31,13 @@ class Limits:
     gb_per_s: float | None = None
 
     def estimate_us(self, problem: Problem, backend: Backend) -> float:
-        """Rough microseconds of one call, known before anything is measured."""
+        """Rough microseconds of one call, known before anything is measured.
+
+        The assumed bandwidth serves here: the order of the problems, and with it what the coverage
+        leaves out, must not change once the bandwidth has been measured.
+        """
         peak = self.tflops.get(problem.a_type, _FALLBACK_TFLOPS)
-        bytes_per_us = backend.bytes_per_us if self.gb_per_s is None else self.gb_per_s * 1e3
-        return problem.flops / (peak * 1e6) + problem.bytes / bytes_per_us
+        return problem.flops / (peak * 1e6) + problem.bytes / backend.bytes_per_us
 
     def bound_us(self, problem: Problem, backend: Backend) -> float | None:
         """Microseconds that no kernel can stay below; None where a maximum was not measured."""
@@ -46,47 +48,40 @@ class Limits:
         return max(problem.flops / (peak * 1e6), problem.bytes / (self.gb_per_s * 1e3))
 
 
-def limits(
-    pool: Pool, backend: Backend, types: Iterable[str], store: Store, budget_seconds: float
-) -> Limits:
-    """The limits of this machine: from the store, or measured now into it.
-
-    What merely prunes is left out where the operands' own peaks took a tenth of the budget.
-
-    Args:
-        types: of the operands of all problems.
-        budget_seconds: 0 measures nothing.
-    """
-    start = time.monotonic()
-    own = sorted(set(types))
-    measured = _peaks(pool, own, store, start + budget_seconds)
-    if time.monotonic() < start + _SHARE_OF_BUDGET * budget_seconds:
-        others = sorted({t for name in own for t in backend.peak_types(name)} - set(own))
-        measured |= _peaks(pool, others, store, start + budget_seconds)
-        _bandwidth(pool, store, start + budget_seconds)
-    known = {
-        name: peak
-        for name in {t for own_type in own for t in (own_type, *backend.peak_types(own_type))}
-        if (peak := store.get_peak(name)) is not None
-    }
+def known_limits(backend: Backend, types: Iterable[str], store: Store) -> Limits:
+    """What the store has of the limits for operands of these types."""
+    wanted = {name for own in types for name in (own, *backend.peak_types(own))}
+    peaks = {name: peak for name in sorted(wanted) if (peak := store.get_peak(name)) is not None}
     bandwidth = store.get_bandwidth()
-    gb_per_s = None if bandwidth is None else bandwidth.gb_per_s
-    return Limits(dict(sorted((known | measured).items())), gb_per_s)
+    return Limits(peaks, None if bandwidth is None else bandwidth.gb_per_s)
 
 
-def _peaks(pool: Pool, types: Sequence[str], store: Store, deadline: float) -> dict[str, float]:
-    peaks: dict[str, float] = {}
-    requests: list[dict[str, Any]] = [{"peak": t} for t in types if store.get_peak(t) is None]
+def measure_peaks(pool: Pool, types: Iterable[str], store: Store, deadline: float) -> None:
+    """Measure the peaks that the store lacks into it, until `time.monotonic()` says `deadline`."""
+    requests = [{"peak": name} for name in sorted(set(types)) if store.get_peak(name) is None]
     for request, answer in pool.run(requests, timeout=_SECONDS, deadline=deadline):
         if answer.failure is None:
-            peaks[request["peak"]] = round(answer.content["peak"], 6)
-            store.put_peak(request["peak"], peaks[request["peak"]])
-    return peaks
+            store.put_peak(request["peak"], round(answer.content["peak"], 6))
 
 
-def _bandwidth(pool: Pool, store: Store, deadline: float) -> None:
+def measure_bounds(
+    pool: Pool, backend: Backend, types: Iterable[str], store: Store, start: float, budget: float
+) -> None:
+    """Measure what only bounds: the bandwidth, and peaks of other types than the operands'.
+
+    Nothing, where a tenth of a small budget has passed: it must not be spent on this.
+
+    Args:
+        start: `time.monotonic()` when the search began.
+        budget: seconds for the search.
+    """
+    if time.monotonic() >= start + _SHARE_OF_BUDGET * budget:
+        return
+    others = {name for own in types for name in backend.peak_types(own)}
+    measure_peaks(pool, others, store, start + budget)
     if store.get_bandwidth() is not None:
         return
-    for _, answer in pool.run([{"bandwidth": True}], timeout=_SECONDS, deadline=deadline):
+    requests = [{"bandwidth": True}]
+    for _, answer in pool.run(requests, timeout=_SECONDS, deadline=start + budget):
         if answer.failure is None:
             store.put_bandwidth(answer.content["bandwidth"])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec
 from primus.gemm.choose import Choice, choose, untimed
-from primus.gemm.limits import Limits, limits
+from primus.gemm.limits import Limits, known_limits, measure_bounds, measure_peaks
 from primus.gemm.pool import Answer, Pool
 from primus.gemm.problem import Problem
 from primus.gemm.progress import Progress
@@ -96,16 +96,22 @@ def tune(
     store = Store(store_root, backend.stack())
     all_wanted = expand(shapes, settings.expert_token_factors)
     types = {w.shape.problem.a_type for w in all_wanted}
-    end = time.monotonic() + settings.budget_seconds
+    start = time.monotonic()
+    end = start + settings.budget_seconds
     workers = settings.workers or backend.devices()
     with Pool(spec, workers, settings.environment, backend.worker_environment) as pool:
-        most = limits(pool, backend, types, store, settings.budget_seconds if enabled else 0.0)
+        if enabled:
+            measure_peaks(pool, types, store, end)
+        most = known_limits(backend, types, store)
         costs = {
             w.shape.problem: w.weight * most.estimate_us(w.shape.problem, backend)
             for w in all_wanted
         }
         wanted = _covering(costs, settings.coverage) if enabled else []
         lacking = [p for p in wanted if not _is_settled(store.get(p), settings)]
+        if lacking:
+            measure_bounds(pool, backend, types, store, start, settings.budget_seconds)
+            most = known_limits(backend, types, store)
         job = _Job(pool, backend, store, settings, most, origin)
         measured = job.measure(lacking, end)
     found = {w.shape.problem: store.get(w.shape.problem) for w in all_wanted}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from gemm_replay import recording, shape
@@ -9,7 +11,7 @@ from gemm_replay import recording, shape
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import BackendSpec
 from primus.gemm.bandwidth import measure_bandwidth
-from primus.gemm.limits import Limits
+from primus.gemm.limits import Limits, known_limits, measure_bounds, measure_peaks
 from primus.gemm.measure import measure_problem, near_bound
 from primus.gemm.pool import Pool
 from primus.gemm.problem import Problem
@@ -33,6 +35,9 @@ def test_the_bound_is_the_larger_of_arithmetic_and_memory(tmp_path) -> None:
     assert Limits({"f32_r": 0.1}).bound_us(square, replay) is None
     # The estimate is there without any measurement.
     assert Limits({}).estimate_us(square, replay) > 0
+    # And its order stays once the bandwidth is known.
+    estimates = {Limits({"f32_r": 0.1}, b).estimate_us(square, replay) for b in (None, 9.0)}
+    assert len(estimates) == 1
 
 
 def test_the_bound_knows_in_which_types_a_kernel_may_compute() -> None:
@@ -86,16 +91,17 @@ def test_limits_come_from_the_store_and_a_small_budget_is_not_spent_on_them(
 ) -> None:
     spec = recording(tmp_path / "r.json", [{"default": {"us": [1.0]}}], gb_per_s=5.0)
     store = Store(tmp_path / "store", Stack(backend="replay", device="A"))
-    from primus.gemm import limits as module
-
+    replay, types, now = load_backend(spec), ["f32_r"], time.monotonic()
     with Pool(spec, 1) as pool:
-        replay = load_backend(spec)
-        monkeypatch.setattr(module, "_SHARE_OF_BUDGET", 0.0)
-        assert module.limits(pool, replay, ["f32_r"], store, 60) == Limits({"f32_r": 0.1})
-        monkeypatch.undo()
-        assert module.limits(pool, replay, ["f32_r"], store, 60) == Limits({"f32_r": 0.1}, 5.0)
+        measure_bounds(pool, replay, types, store, now - 7, 60)
+        assert known_limits(replay, types, store) == Limits({})
+        measure_peaks(pool, types, store, now + 60)
+        assert known_limits(replay, types, store) == Limits({"f32_r": 0.1})
+        measure_bounds(pool, replay, types, store, now, 60)
+        assert known_limits(replay, types, store) == Limits({"f32_r": 0.1}, 5.0)
         monkeypatch.setattr(Pool, "_give", lambda *_: pytest.fail("measured again"))
-        assert module.limits(pool, replay, ["f32_r"], store, 60) == Limits({"f32_r": 0.1}, 5.0)
+        measure_peaks(pool, types, store, now + 60)
+        measure_bounds(pool, replay, types, store, now, 60)
 
 
 def test_the_bandwidth_of_this_machine_is_that_of_its_memory(monkeypatch) -> None:

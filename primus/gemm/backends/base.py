@@ -70,7 +70,7 @@ class Backend(ABC):
     candidates, then `numerics` for those that look faster.
 
     Attributes:
-        bytes_per_us: rough memory bandwidth, which orders the problems where `bandwidth` is None.
+        bytes_per_us: rough memory bandwidth; it orders the problems, no more.
         min_gain: share by which a kernel must beat the default, where the settings name none.
     """
 
