@@ -71,7 +71,7 @@ def whole_steps(
             entries = _entries(settings, shapes_path, tuned_path)
             rounds = settings.gemm_tuning.step_rounds
             found = race(entries, runs=RUNS, rounds=rounds, deadline=deadline)
-        except PrimusError as error:
+        except (PrimusError, OSError) as error:
             reason = str(error)
     steps = _steps(settings, found, reason)
     process = _choose(settings, steps, header.settings["min_gain"])
@@ -87,7 +87,10 @@ def _why_not(shapes: ShapesHeader, header: TunedHeader, deadline: float) -> str:
     if shapes.source != "record":
         return "the shapes were traced: the model may not fit into this machine"
     model = complete(StageSettings.of("shapes", shapes.model))
-    ranks = model.pipeline_model_parallel_size * least_ranks_per_stage(model)
+    try:
+        ranks = model.pipeline_model_parallel_size * least_ranks_per_stage(model)
+    except AttributeError:  # shapes of an older version, or made by hand
+        return "the shapes do not say of which model they are"
     if ranks > 1:
         return f"{ranks} ranks hold one copy of the model"
     left = deadline - time.monotonic()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from trainer_tiny import tiny
 
 from primus import tune_steps
-from primus.artifacts.gemm import TunedHeader, TunedRow, load_tuned, save_lines
+from primus.artifacts.gemm import TunedHeader, TunedRow, load_shapes, load_tuned, save_lines
 from primus.artifacts.steps import TUNED, TUNED_PLAIN, UNTUNED, Contestant, Ratio
 from primus.config.frozen import StageSettings
 from primus.gemm.backends import load_backend
@@ -259,10 +259,29 @@ def test_every_contestant_starts_as_a_rank_would(tmp_path) -> None:
     assert [("--tuned" in entry.command) for entry in entries.values()] == [False, True, True]
 
 
-def test_a_failure_keeps_the_tuning_and_is_told(tmp_path, monkeypatch) -> None:
-    header = after(tmp_path, monkeypatch, RaceError("the steps of 'tuned' ended with signal 9: "))
+def test_a_gpu_s_contestants_differ_by_the_activated_environment(tmp_path, monkeypatch) -> None:
+    def activate(path: Path, *, threads: int) -> dict[str, str]:
+        assert (path, threads) == (tmp_path / "t", 1)
+        return {"LD_PRELOAD": "here.so", "MINE": "asked", "OVERRIDE": "file"}
+
+    monkeypatch.setattr(tune_steps, "activate", activate)
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    own = {"LD_PRELOAD": "users.so", "MINE": "kept"}
+    gpu = settings(platform="cuda", gemm_backend="cublaslt", env=own)
+    entries = tune_steps._entries(gpu, tmp_path / "s", tmp_path / "t")
+    assert list(entries) == [UNTUNED, TUNED]
+    before, after = (dict(entry.environment) for entry in entries.values())
+    assert "GLIBC_TUNABLES" not in before
+    assert own.items() <= before.items()
+    assert after == before | {"LD_PRELOAD": "here.so:users.so", "OVERRIDE": "file"}
+    assert entries[TUNED].command == entries[UNTUNED].command
+
+
+@pytest.mark.parametrize("failure", [RaceError("the steps of 'tuned' ended"), OSError("no memory")])
+def test_a_failure_keeps_the_tuning_and_is_told(tmp_path, monkeypatch, failure) -> None:
+    header = after(tmp_path, monkeypatch, failure)
     assert header.steps is not None
-    assert header.steps.reason.startswith("the steps of 'tuned' ended with signal 9")
+    assert header.steps.reason == str(failure)
     assert header.process is None
     assert header.steps.contestants == {}
 
@@ -285,6 +304,14 @@ def test_why_no_step_is_timed(tmp_path, monkeypatch, how, seconds, reason) -> No
     assert reason in header.steps.reason
     assert reason in told
     assert header.process is None
+
+
+def test_shapes_of_an_unknown_model_are_no_failure(tmp_path) -> None:
+    shapes, tuned = files(tmp_path)
+    header, _ = load_shapes(shapes)
+    save_lines(shapes, header.model_copy(update={"model": {}, "problems": 0}), [])
+    told = whole_steps(settings(), shapes, tuned, deadline=time.monotonic() + SOON)
+    assert "the shapes do not say of which model they are" in told
 
 
 @pytest.mark.parametrize("how", [{"gemm_backend": "replay"}, {"gemm_tuning": {"step_rounds": 0}}])
