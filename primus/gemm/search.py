@@ -104,8 +104,8 @@ def tune(
             measure_peaks(pool, types, store, end)
         most = known_limits(backend, types, store)
         costs = {
-            w.shape.problem: w.weight * most.estimate_us(w.shape.problem, backend)
-            for w in all_wanted
+            p.shape.problem: p.weight * most.estimate_us(p.shape.problem, backend)
+            for p in all_wanted
         }
         wanted = _covering(costs, settings.coverage) if enabled else []
         lacking = [p for p in wanted if not _is_settled(store.get(p), settings)]
@@ -114,13 +114,9 @@ def tune(
             most = known_limits(backend, types, store)
         job = _Job(pool, backend, store, settings, most, origin)
         measured = job.measure(lacking, end)
-    found = {w.shape.problem: store.get(w.shape.problem) for w in all_wanted}
-    tuned = []
-    for w in all_wanted:
-        problem, times = w.shape.problem, found[w.shape.problem]
-        reason = _why_untimed(problem, wanted, enabled)
-        choice = _decide(backend, problem, times, settings, reason)
-        tuned.append(Tuned(w.shape, choice, times.details if times is not None else {}))
+    why = {p: _why_untimed(p, wanted, enabled) for p in costs}
+    found = {problem: store.get(problem) for problem in costs}
+    tuned = [_tuned(backend, w.shape, found[w.shape.problem], settings, why) for w in all_wanted]
     timed = sum(costs[p] for p, times in found.items() if times is not None and times.candidates)
     unfinished = [p for p in wanted if not _is_settled(found[p], settings)]
     return SearchResult(
@@ -134,6 +130,17 @@ def tune(
         failed=sum(times is not None and times.failure is not None for times in found.values()),
         stopped="disabled" if not enabled else "budget" if unfinished else "complete",
     )
+
+
+def _tuned(
+    backend: Backend,
+    shape: Shape,
+    times: Times | None,
+    settings: SearchSettings,
+    why: Mapping[Problem, str],
+) -> Tuned:
+    choice = _decide(backend, shape.problem, times, settings, why[shape.problem])
+    return Tuned(shape, choice, times.details if times is not None else {})
 
 
 def _covering(costs: Mapping[Problem, float], coverage: float) -> list[Problem]:
