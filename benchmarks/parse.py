@@ -3,7 +3,8 @@
 Dumps are written to a temporary directory: hipBLASLt bench lines and cuBLASLt trace lines of
 training steps, in which a few dozen problems repeat (every trace line differs from every other in
 its time and addresses), and bench lines that are all distinct, as no training writes them. Each
-reading is a process of its own; loop and reader take turns.
+reading is a process of its own; loop and reader take turns. Times are processor time: the files lie
+in memory, and other processes do not count.
 
     python -m benchmarks.parse
     python -m benchmarks.parse --ranks 400 --lines 20000 --rounds 3
@@ -143,9 +144,9 @@ CASES = (
 def measure(work: Callable[[Sequence[Path]], int], paths: Sequence[Path]) -> tuple[float, float]:
     """Seconds, and MiB of memory that the work needed beyond what its process had before."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    started = time.process_time()
     work(paths)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
