@@ -1,6 +1,6 @@
 // A fake of libcublasLt.so.13: the functions that primus.gemm.cublaslt uses, with six algorithms of
-// planted times. It multiplies float and bfloat16 on the host. Attributes are checked for their
-// sizes, as the real library does. Environment:
+// planted times. It multiplies small matrices of float and bfloat16 on the host. Attributes are
+// checked for their sizes, as the real library does. Environment:
 //   FAKE_VERSION    what cublasLtGetVersion says
 //   FAKE_REFUSE     id of an algorithm that AlgoCheck refuses
 //   FAKE_FAULT      id of an algorithm whose kernel faults
@@ -168,6 +168,8 @@ struct Matrix {
     std::memcpy(to + 2 * i, &half, 2);
   }
 };
+
+constexpr double kMostProducts = 1e6;
 
 bool computable(int type) { return type == 0 || type == 14; }
 
@@ -352,7 +354,9 @@ int cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, void* a
   const double factor = n < 32 && kernel != kKnown ? 1.5 : kernel->factor;
   of_driver<void (*)(double)>("fake_cuda_advance")(factor * (1000 + m * n / 10));
   const Matrix am(a_layout, a), bm(b_layout, b), cm(c_layout, c), dm(d_layout, d);
-  if (d && computable(am.type) && computable(bm.type) && computable(dm.type)) {
+  const double products = m * n * double(am.layout.get<int64_t>(2));
+  const bool plain = computable(am.type) && computable(bm.type) && computable(dm.type);
+  if (d && plain && products < kMostProducts) {
     multiply(*static_cast<Object*>(desc), *alpha, *beta, am, bm, cm, dm, *kernel);
   }
   return 0;

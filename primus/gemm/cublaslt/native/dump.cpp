@@ -1,9 +1,9 @@
-// libprimus_cublaslt_dump.so, preloaded into the steps whose GEMMs are recorded: counts the calls of
-// cublasLtMatmul by problem and algorithm, and writes the counts when the process ends. It defines
-// no other symbol of the library.
+// libprimus_cublaslt_dump.so, preloaded into the steps whose GEMMs are recorded: counts the calls
+// of cublasLtMatmul by problem and algorithm, and writes the counts when the process ends. It
+// defines no other symbol of the library.
 //
-// libcublas (cublasGemmEx) calls cublasLtMatmul, too, with algorithms of its own choice that nothing
-// here can replace; those calls are counted apart.
+// libcublas (cublasGemmEx) calls cublasLtMatmul, too, with algorithms of its own choice that
+// nothing here can replace; those calls are counted apart.
 #include <atomic>
 #include <cstdlib>
 #include <memory>

@@ -52,7 +52,8 @@ class Reference {
   void reset_d(const Operands::Set& set, const Driver& driver) const;
 
  private:
-  Memory filled(const Driver& driver, const Pattern* pattern, int64_t type, uint64_t elements) const;
+  Memory filled(const Driver& driver, const Pattern* pattern, int64_t type,
+                uint64_t elements) const;
   bool in_place() const;
 
   Problem problem_;

@@ -33,7 +33,8 @@ void TunedFile::read(const char* path) {
   for (int number = 1; std::getline(stream, line); ++number) {
     if (line.empty() || line[0] == '#') continue;
     error = "too long";
-    const bool good = line.size() <= kLongestLine && (read_header(line) || read_entry(line, &error));
+    const bool good =
+        line.size() <= kLongestLine && (read_header(line) || read_entry(line, &error));
     if (good) continue;
     if (++bad_lines_ == 1) first_bad_ = "line " + std::to_string(number) + ": " + error;
   }

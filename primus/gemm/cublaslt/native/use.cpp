@@ -29,14 +29,14 @@ namespace {
 
 constexpr const char* kFileVariable = "PRIMUS_CUBLASLT_FILE";
 constexpr const char* kReportVariable = "PRIMUS_CUBLASLT_REPORT";
-// Experts' numbers of tokens make ever new problems; beyond this many they are no longer told apart.
+// Experts' numbers of tokens make ever new problems; beyond this many they are not told apart.
 constexpr size_t kMaxKnown = 1 << 16;
 constexpr size_t kThreadSlots = 512;
 // Kernels that load by TMA need 16 bytes whatever the library says about the rest.
 constexpr uint32_t kLeastAlignment = 16;
 
-// All of a call that the answer depends on. The handle is not part of it: the devices of one process
-// are taken to be alike.
+// All of a call that the answer depends on. The handle is not part of it: the devices of one
+// process are taken to be alike.
 struct Call {
   enum {
     kWorkspace = kFields,
