@@ -19,6 +19,7 @@ from primus.config.schema.parallel import Parallel
 from primus.config.schema.precision import Precision
 from primus.config.schema.settings import Settings
 from primus.config.schema.training import Training
+from primus.config.schema.tuning import Factor
 
 _SECTIONS: tuple[tuple[str, type[Keys]], ...] = (
     ("Model", Architecture),
@@ -37,6 +38,7 @@ _WORDS: dict[Any, str] = {
     str: "text",
     list[str]: "list of text",
     list[float]: "list of numbers",
+    list[Factor]: "list of numbers > 0",
     dict[str, str]: "names and text",
 }
 _HEAD = """\

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from primus.config.schema.keys import Keys, key
+
+Factor = Annotated[float, Field(gt=0)]
 
 
 class GemmTuning(Keys):
@@ -37,11 +41,12 @@ class GemmTuning(Keys):
         ge=0,
         lt=1,
     )
-    expert_token_factors: list[float] = key(
+    expert_token_factors: list[Factor] = key(
         [0.5, 1.0, 2.0],
         doc="GEMMs of experts, whose number of tokens varies, are tuned at these multiples "
         "of the mean number.",
         identity="tune",
+        min_length=1,
     )
     workspace_mib: int = key(
         32, doc="Memory that a GPU kernel may use beside its operands.", identity="tune", ge=0
