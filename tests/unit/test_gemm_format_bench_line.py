@@ -237,8 +237,10 @@ def test_garbage_is_malformed(text: str) -> None:
         ("--a_type bf16_r", "--a_type bf-16", "--a_type: 'bf-16' is not a name"),
         ("--grouped_gemm ", "", "sizes stand twice without --grouped_gemm"),
         ("-n 5 ", "", "a member lacks n"),
-        ("-n 5", "-n 0", "a member of a grouped GEMM has sizes of at least 1"),
-        ("-n 8", "-n 0", "sizes of at least 1"),
+        ("-n 8 ", "", "a member lacks n"),
+        ("-n 5", "-n 0", "-n: a size is at least 1"),
+        ("--ldd 64", "--ldd 0", "--ldd: a size is at least 1"),
+        ("--batch_count 1", "--batch_count 0", "sizes of at least 1"),
     ],
 )
 def test_what_is_wrong_is_said(old: str, new: str, why: str) -> None:

@@ -53,6 +53,9 @@ def test_too_much_damage_is_an_error(tmp_path: Path) -> None:
         f"2 of 100 lines in 1 dump(s) are malformed, more than 0.01 of them: {paths[0]}:99: "
     )
     assert read_dump(paths, parse, max_skipped=0.02).skipped == 2
+    torn = write(tmp_path, b"1", b"1", b"1\nx\n")
+    with pytest.raises(ArtifactError, match=f"1 of 2 lines .* {torn[2]}:2: invalid"):
+        read_dump(torn, parse)
 
 
 def test_a_rank_that_was_killed_is_no_error(tmp_path: Path) -> None:

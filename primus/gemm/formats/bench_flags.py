@@ -17,27 +17,38 @@ Value = int | float | str | bool
 NUMBER = re.compile(r"-?[0-9]{1,320}(\.[0-9]{1,30})?(e[+-]?[0-9]{1,3})?")
 INTEGER = re.compile(r"[0-9]{1,18}")
 SIGNED = re.compile(r"-?[0-9]{1,18}")
-WORD = re.compile(r"[A-Za-z0-9_]+")
+WORD = re.compile(r"[A-Za-z0-9_]{1,64}")
 # Releases of 2024 name the scale modes of A and B, later ones number them.
 MODES = {"s": "1", "v": "2", "": "0"}
 _NAMES = {"1": "s", "2": "v"}
 
 
 def read_int(text: str) -> int:
-    """A size, stride or count.
+    """A stride or count.
 
     Raises:
         ValueError: not a decimal number of at most 18 digits without a sign.
     """
     if not INTEGER.fullmatch(text):
-        raise ValueError(f"{text!r} is not a count")
+        raise ValueError(f"{text[:40]!r} is not a count")
     return int(text)
+
+
+def read_size(text: str) -> int:
+    """A size or leading dimension.
+
+    Raises:
+        ValueError: as `read_int`, or 0.
+    """
+    if not (size := read_int(text)):
+        raise ValueError("a size is at least 1")
+    return size
 
 
 def read_signed(text: str) -> int:
     """As `read_int`, a sign allowed."""
     if not SIGNED.fullmatch(text):
-        raise ValueError(f"{text!r} is not a whole number")
+        raise ValueError(f"{text[:40]!r} is not a whole number")
     return int(text)
 
 
@@ -48,7 +59,7 @@ def read_float(text: str) -> float:
         ValueError: anything else, nan and inf too: no GEMM of training has such a factor.
     """
     if not NUMBER.fullmatch(text) or not math.isfinite(value := float(text)):
-        raise ValueError(f"{text!r} is not a finite number")
+        raise ValueError(f"{text[:40]!r} is not a finite number")
     return value + 0.0
 
 
@@ -59,7 +70,7 @@ def read_word(text: str) -> str:
         ValueError: empty, or other characters than letters, digits and underscores.
     """
     if not WORD.fullmatch(text):
-        raise ValueError(f"{text!r} is not a name")
+        raise ValueError(f"{text[:40]!r} is not a name")
     return text
 
 
@@ -75,7 +86,7 @@ def read_transposition(text: str) -> str:
         ValueError: anything else.
     """
     if text not in ("N", "T", "C"):
-        raise ValueError(f"{text!r} is not N, T or C")
+        raise ValueError(f"{text[:40]!r} is not N, T or C")
     return text
 
 
@@ -94,15 +105,10 @@ class Flag:
     alone: bool = False
 
 
-_SIZES = {"-m": "m", "-n": "n", "-k": "k"} | {
-    f"--{name}": name
-    for name in (
-        *("lda", "ldb", "ldc", "ldd", "lde"),
-        *("stride_a", "stride_b", "stride_c", "stride_d", "stride_e"),
-    )
-}
 SIZES: Mapping[str, Flag] = MappingProxyType(
-    {name: Flag(field, read_int, 0) for name, field in _SIZES.items()}
+    {f"-{name}": Flag(name, read_size, 0) for name in "mnk"}
+    | {f"--ld{name}": Flag(f"ld{name}", read_size, 0) for name in "abcd"}
+    | {f"--{name}": Flag(name, read_int, 0) for name in ("lde", *(f"stride_{x}" for x in "abcde"))}
 )
 """Flags that a grouped line repeats for every member."""
 

@@ -141,22 +141,23 @@ def problem_arguments(problem: Problem) -> list[str]:
 
 def _pairs(tokens: list[str]) -> Iterator[tuple[str, str | None]]:
     """Flags with the text of their value; None where a flag stands alone."""
-    position = 0
-    while position < len(tokens):
-        flag = tokens[position]
-        position += 1
+    rest = iter(tokens)
+    flag = next(rest, None)
+    while flag is not None:
         if flag not in FLAGS and flag != GAP:
             raise ValueError(f"unknown argument {flag[:40]!r}")
-        if flag == GAP or FLAGS[flag].read is None or _is_alone(FLAGS[flag], tokens[position:]):
+        after = next(rest, None)
+        if flag == GAP or _is_alone(FLAGS[flag], after):
             yield flag, None
+            flag = after
         else:
-            yield flag, tokens[position]
-            position += 1
+            yield flag, after
+            flag = next(rest, None)
 
 
-def _is_alone(known: Flag, rest: list[str]) -> bool:
-    """Whether the flag has no value before the rest of the line; an empty one is a value."""
-    return not rest or rest[0] in FLAGS or (known.alone and rest[0] == GAP)
+def _is_alone(known: Flag, after: str | None) -> bool:
+    """Whether the flag has no value, seeing what comes after it; an empty text is a value."""
+    return known.read is None or after is None or after in FLAGS or (known.alone and after == GAP)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -186,7 +187,7 @@ def _problem(members: list[dict[str, Value]], values: Mapping[str, Value]) -> Pr
     if others and not grouped:
         raise ValueError("sizes stand twice without --grouped_gemm")
     needed = {SIZES[flag].field for flag in REQUIRED if flag in SIZES}
-    for member in others:
+    for member in members:
         if needed - member.keys():
             raise ValueError(f"a member lacks {' '.join(sorted(needed - member.keys()))}")
     fit: dict[str, Any] = {
@@ -196,8 +197,6 @@ def _problem(members: list[dict[str, Value]], values: Mapping[str, Value]) -> Pr
     if "activation_arg2" in values and "activation_arg1" not in values:
         raise ValueError("--activation_arg2 stands without --activation_arg1")
     groups = tuple(Group(**{name: int(value) for name, value in m.items()}) for m in others)
-    if any(min(group.m, group.n, group.k) < 1 for group in groups):
-        raise ValueError("a member of a grouped GEMM has sizes of at least 1")
     return Problem(**(fit | first), activation_args=tuple(arguments), groups=groups)
 
 

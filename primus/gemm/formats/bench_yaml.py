@@ -32,10 +32,8 @@ _SIZE_FIELDS = {flag.field for flag in SIZES.values()}
 _PROBLEM_FIELDS = {flag.field for flag in PROBLEM.values()} - {"grouped_gemm"}
 _RUN_FIELDS = {flag.field for flag in RUN.values()}
 _IGNORED = {"function", "call_count", "grouped_gemm", "solution_Name", "kernel_name", "algo_method"}
-_NEEDED = {
-    *("m", "n", "k", "lda", "ldb", "ldc", "ldd"),
-    *("stride_a", "stride_b", "stride_c", "stride_d"),
-}
+_SIZES = ("m", "n", "k", "lda", "ldb", "ldc", "ldd")
+_NEEDED = {*_SIZES, "stride_a", "stride_b", "stride_c", "stride_d"}
 
 
 def parse_record(line: str) -> tuple[Problem, Run, int]:
@@ -118,8 +116,9 @@ def _checked(sizes: dict[str, Any]) -> dict[str, int]:
     if _NEEDED - sizes.keys():
         raise ValueError(f"lacks {' '.join(sorted(_NEEDED - sizes.keys()))}")
     wrong = [name for name, value in sizes.items() if type(value) is not int or value < 0]
-    if wrong or min(sizes["m"], sizes["n"], sizes["k"]) < 1:
-        raise ValueError(f"{' '.join(sorted(wrong)) or 'm, n or k'}: not a size")
+    wrong += [name for name in _SIZES if sizes[name] == 0]
+    if wrong:
+        raise ValueError(f"{' '.join(sorted(wrong))}: not a size")
     return sizes
 
 

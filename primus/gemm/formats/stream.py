@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
@@ -81,14 +80,16 @@ def read_dump(
                 reader.read(path, file)
         except OSError as error:
             raise ArtifactError(f"{path}: cannot read the dump: {error.strerror}") from error
-    dump = reader.finish()
-    bad = dump.skipped - reader.torn
+    dump = reader.fold()
+    bad = dump.skipped
     said = dump.calls.total() + bad
     if bad > max_skipped * said:
         raise ArtifactError(
             f"{bad} of {said} lines in {number} dump(s) are malformed, more than "
             f"{max_skipped:.3g} of them: {dump.examples[0]}. Fix: dump again, one file per process"
         )
+    dump.skipped += len(reader.torn)
+    dump.examples += reader.torn[: MAX_EXAMPLES - len(dump.examples)]
     return dump
 
 
@@ -97,7 +98,7 @@ class _Reader(Generic[T]):
         self, parse: Callable[[str], T | None], split: Callable[[bytes], list[bytes]]
     ) -> None:
         self.dump: Dump[T] = Dump()
-        self.torn = 0
+        self.torn: list[str] = []
         self._parse = parse
         self._split = split
         self._found: dict[bytes, _Found[T]] = {}
@@ -113,16 +114,15 @@ class _Reader(Generic[T]):
             counts.update(found)
             if last:
                 lines += 1
-                self.torn += 1
-                self._skip(1, path, lines.__int__, "ends without a newline")
+                self.torn.append(f"{path}:{lines}: ends without a newline")
             if len(counts) > MAX_REMEMBERED:
                 self._count(counts, path, file)
                 counts.clear()
         self._count(counts, path, file)
         self.dump.lines += lines
 
-    def finish(self) -> Dump[T]:
-        """The dump, after the last file."""
+    def fold(self) -> Dump[T]:
+        """The dump so far."""
         for found in self._found.values():
             if found.value is not None and found.calls:
                 self.dump.calls[found.value] += found.calls
@@ -138,10 +138,13 @@ class _Reader(Generic[T]):
                 try:
                     found = _Found(self._parse_line(line), count)
                 except ValueError as error:
-                    self._skip(count, path, partial(self._number, file, line), str(error))
+                    self.dump.skipped += count
+                    if len(self.dump.examples) < MAX_EXAMPLES:
+                        where = f"{path}:{self._number(file, line)}"
+                        self.dump.examples.append(f"{where}: {error}")
                     continue
                 if len(self._found) >= MAX_REMEMBERED:
-                    self.finish()
+                    self.fold()
                 self._found[line] = found
 
     def _parse_line(self, line: bytes) -> T | None:
@@ -154,11 +157,6 @@ class _Reader(Generic[T]):
         except UnicodeDecodeError as error:
             raise ValueError(f"not text from byte {error.start + 1} on") from None
         return self._parse(text)
-
-    def _skip(self, count: int, path: Path, number: Callable[[], int], why: str) -> None:
-        self.dump.skipped += count
-        if len(self.dump.examples) < MAX_EXAMPLES:
-            self.dump.examples.append(f"{path}:{number()}: {why}")
 
     def _number(self, file: BinaryIO, line: bytes) -> int:
         """Where the line stands first; the file is read again up to there."""
