@@ -102,7 +102,7 @@ def test_a_dump_under_the_override_file_says_what_was_used(tmp_path: Path) -> No
     save_results(override, Results("fake", tuple(entries)))
 
     use = watched_use(
-        shapes_settings(),
+        settings_of("train", gemm_tuning={"enabled": True}),
         TunedResult.load(path),
         {"HIPBLASLT_TUNING_OVERRIDE_FILE": str(override)},
         rank_module=FAKE,

@@ -11,8 +11,10 @@ import pytest
 import torch
 from test_gemm_dispatch import tuned
 
+from primus import tune_verify
 from primus.artifacts.gemm import TunedRow, load_tuned, save_lines
 from primus.artifacts.run import TunedUse, TunedVerification
+from primus.config.frozen import StageSettings
 from primus.errors import ArtifactError, StackMismatchError, UserError
 from primus.files import sha256_file
 from primus.gemm.activate import activated
@@ -204,3 +206,46 @@ def test_the_command_prints_the_environment(tmp_path: Path, capsys: Any) -> None
     tuned(tmp_path / "t", {ONE: "swap"})
     main([str(tmp_path / "t"), "1"])
     assert json.loads(capsys.readouterr().out) == {}
+
+
+def test_a_verification_is_run_once_per_result_and_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tuned.jsonl"
+    runs: list[dict[str, str]] = []
+
+    def watched(settings: object, result: object, variables: dict[str, str]) -> TunedUse:
+        runs.append(variables)
+        return use(row(ONE, 2, "hit", "solution_1"), counted="verification")
+
+    monkeypatch.setattr(tune_verify, "watched_use", watched)
+    settings = StageSettings.of("train", {})
+
+    def verify(backend: str, **changes: Any) -> int:
+        tuned(path, {ONE: "solution_1"})
+        header, rows = load_tuned(path)
+        save_lines(path, header.model_copy(update={"backend": backend, **changes}), rows)
+        tune_verify.verify_once(settings, path, {"A": "1"})
+        return len(runs)
+
+    assert verify("cpu") == verify("cublaslt") == 0, "these count in the run itself"
+    assert verify("hipblaslt") == 1
+    assert verify("hipblaslt") == 1
+    assert verify("hipblaslt", failed=3) == 2
+    assert runs[0] == {"A": "1"}
+    assert open_applied(path, threads=1, rank=0)[1].use().hits == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [("tune", "settings of stage tune: they do not hold the model"), ("train", "other shapes")],
+)
+def test_verify_wants_settings_of_the_model_and_the_shapes_of_the_result(
+    tmp_path: Path, stage: Any, message: str
+) -> None:
+    tuned(tmp_path / "tuned.jsonl", {ONE: "swap"})
+    StageSettings.of(stage, {}).save(tmp_path / "settings.json")
+    (tmp_path / "shapes.jsonl").write_text("")
+    names = [tmp_path / name for name in ("shapes.jsonl", "tuned.jsonl")]
+    with pytest.raises(UserError, match=message):
+        tune_verify.verify(tmp_path / "settings.json", {}, *names)
