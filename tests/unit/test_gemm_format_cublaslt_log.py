@@ -87,9 +87,9 @@ def test_batches_epilogues_and_split_k() -> None:
         .replace("ld=32]", "ld=40 batchCount=4 stridedBatchOffset=2560]")
         .replace(
             "R_32F] ",
-            "R_32F epilogue=EPILOGUE_GELU_AUX_BIAS biasPointer=0x7fb5 biasDataType=R_32F "
+            "R_32F epilogue=EPILOGUE_GELU_AUX_BIAS biasPointer=0x7fb5 "
             "biasBatchStride=32 epilogueAuxPointer=0xab epilogueAuxLd=64 "
-            "epilogueAuxDataType=R_16F fastAccumulationFlag=1] ",
+            "epilogueAuxDataType=2 fastAccumulationFlag=1 biasDataType=0] ",
         )
         .replace("64x1]", "64x1 numSplitsK=14 reductionScheme=REDUCTION_SCHEME_COMPUTE_TYPE]")
     )
@@ -119,6 +119,56 @@ def test_batches_epilogues_and_split_k() -> None:
         fast_accumulation=True,
     )
     assert "_splitk_14_red_2_" in found[1]
+
+
+# As libcublasLt.so.13 describes them in its log of cublasLtMatmulAlgoGetHeuristic.
+DESCRIBED = (
+    "[Trace][cublasLtMatmul] A Adesc=[type=R_16BF rows=64 cols=128 ld=64 batchCount=3 "
+    "stridedBatchOffset=8192] B Bdesc=[type=R_16BF rows=64 cols=32 ld=80 batchCount=3] "
+    "C Cdesc=[type=R_16BF rows=128 cols=32 ld=128 batchCount=3 stridedBatchOffset=4096] "
+    "D Ddesc=[type=R_16BF rows=128 cols=32 ld=128 batchCount=3 stridedBatchOffset=4096] "
+    "computeDesc=[computeType=COMPUTE_32F scaleType=R_32F "
+    "pointerMode=ALPHA_DEVICE_VECTOR_BETA_HOST transa=OP_T epilogue=EPILOGUE_GELU_AUX_BIAS "
+    "biasPointer=0x7f00 biasBatchStride=128 epilogueAuxPointer=0x7f00 epilogueAuxLd=128 "
+    "epilogueAuxBatchStride=4096 smCountTarget=64 amaxDPointer=0x7f00 aScalePointer=0x7f00 "
+    "epilogueAuxDataType=14 fastAccumulationFlag=1 biasDataType=14 aScaleMode=OUTER_VEC_32F] "
+    "algo=[] workSpace workSpaceSizeInBytes=0 beta=0 outOfPlace=1 stream"
+)
+
+
+def test_descriptions_of_the_library_itself() -> None:
+    found = parse_trace(DESCRIBED)
+    assert found == (
+        Problem(
+            m=128,
+            n=32,
+            k=64,
+            transA="T",
+            ldb=80,
+            batch_count=3,
+            stride_a=8192,
+            stride_c=4096,
+            stride_d=4096,
+            a_type="bf16_r",
+            scaleAlpha_vector=True,
+            bias_vector=True,
+            bias_type="bf16_r",
+            bias_stride=128,
+            activation_type="gelu",
+            use_e=True,
+            lde=128,
+            stride_e=4096,
+            aux_type="bf16_r",
+            amaxD=True,
+            scaleA="2",
+            fast_accumulation=True,
+        ),
+        NO_ALGORITHM,
+    )
+    with pytest.raises(ValueError, match="unexpected 'order=ORDER_ROW'"):
+        parse_trace(DESCRIBED.replace("ld=80", "ld=80 order=ORDER_ROW"))
+    with pytest.raises(ValueError, match="unknown type '99'"):
+        parse_trace(DESCRIBED.replace("biasDataType=14", "biasDataType=99"))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """cuBLASLt's trace lines (`CUBLASLT_LOG_LEVEL=2` or `CUBLASLT_LOG_MASK=2`): one per matmul.
 
-Source: lines of cuBLAS 11 to 13 in public logs, and the names of the fields in libcublasLt.so.13;
-the format itself is not documented. What has its default is left out of a line, so that a field
-that is not known here may mean another problem and is refused. alpha is never logged.
+Source: lines of cuBLAS 11 to 13 in public logs, and what libcublasLt.so.13 logs of a heuristic
+without a GPU, which describes matrices and operation alike; the format is not documented. What has
+its default is left out of a line, so that a field that is not known here may mean another problem
+and is refused. alpha is never logged.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from primus.gemm.formats.cublaslt_names import (
     STAGES,
     TILES,
     TYPES,
+    TYPES_BY_NUMBER,
 )
 from primus.gemm.problem import Problem
 
@@ -140,6 +142,13 @@ def _name(names: Mapping[str, str], text: str | None) -> str:
     return names.get(text, text)
 
 
+def _type(number: str) -> str:
+    try:
+        return TYPES_BY_NUMBER[number]
+    except KeyError:
+        raise ValueError(f"unknown type {number!r}") from None
+
+
 def _beta(text: str) -> float:
     if text == "?":
         return 1.0
@@ -226,13 +235,13 @@ def _epilogue(compute: Mapping[str, str], c_type: str, d_type: str) -> dict[str,
         values["lde"] = _count(compute, "epilogueAuxLd", 0)
         values["stride_e"] = _count(compute, "epilogueAuxBatchStride", 0)
         if "epilogueAuxDataType" in compute:
-            values["aux_type"] = _name(TYPES, compute["epilogueAuxDataType"])
+            values["aux_type"] = _type(compute["epilogueAuxDataType"])
     if match["bias"] or match["bgrad"]:
         # Eight-bit products have no eight-bit bias; C says what it is then.
         default = c_type if d_type in ("f8_r", "bf8_r") else d_type
         given = compute.get("biasDataType")
         values["bias_vector"] = True
-        values["bias_type"] = default if given is None else _name(TYPES, given)
+        values["bias_type"] = default if given is None else _type(given)
         values["bias_stride"] = _count(compute, "biasBatchStride", 0)
     if match["bgrad"]:
         values["bias_source"] = match["bgrad"][-1].lower()

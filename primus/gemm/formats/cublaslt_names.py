@@ -71,6 +71,23 @@ TYPES = MappingProxyType(
         "C_64F": "f64_c",
     }
 )
+TYPES_BY_NUMBER = MappingProxyType(
+    {
+        "0": "f32_r",
+        "1": "f64_r",
+        "2": "f16_r",
+        "3": "i8_r",
+        "10": "i32_r",
+        "14": "bf16_r",
+        "28": "f8_r",
+        "29": "bf8_r",
+        "31": "f6_r",
+        "32": "bf6_r",
+        "33": "f4_r",
+    }
+)
+"""cudaDataType. The log names the types of matrices, and numbers those of bias and aux output."""
+
 COMPUTE_TYPES = MappingProxyType(
     {
         "COMPUTE_16F": "f16_r",
