@@ -165,7 +165,7 @@ def test_descriptions_of_the_library_itself() -> None:
         ),
         NO_ALGORITHM,
     )
-    with pytest.raises(ValueError, match="unexpected 'order=ORDER_ROW'"):
+    with pytest.raises(ValueError, match="unexpected 'order=ORDER_ROW"):
         parse_trace(DESCRIBED.replace("ld=80", "ld=80 order=ORDER_ROW"))
     with pytest.raises(ValueError, match="unknown type '99'"):
         parse_trace(DESCRIBED.replace("biasDataType=14", "biasDataType=99"))
