@@ -28,7 +28,8 @@ from primus.gemm.stack import Stack
 CANDIDATES_VERSION = 1
 
 _PEAK_SIZES = (4096, 8192)
-_PEAK_SAMPLES = 3
+# Enough for the clocks to rise from idle.
+_PEAK_SAMPLES = 20
 _NARROW = ("f8_r", "bf8_r")
 
 

@@ -1,10 +1,15 @@
 #include "library.h"
 
+#include <string_view>
+
 #include <dlfcn.h>
+#include <link.h>
 
 namespace primus {
 
 namespace {
+
+constexpr std::string_view kPrefix = "libcublasLt.so";
 
 template <typename Function>
 void look_up(void* handle, const char* name, Function* function, std::string* missing) {
@@ -12,14 +17,20 @@ void look_up(void* handle, const char* name, Function* function, std::string* mi
   if (!*function && missing->empty()) *missing = name;
 }
 
+int is_cublaslt(dl_phdr_info* object, size_t, void* path) {
+  const std::string name = object->dlpi_name ? object->dlpi_name : "";
+  if (name.compare(name.find_last_of('/') + 1, kPrefix.size(), kPrefix) != 0) return 0;
+  *static_cast<std::string*>(path) = name;
+  return 1;
+}
+
 // RTLD_NEXT finds nothing where the caller's library was itself opened by dlopen, as Python opens
-// torch; asking for the library by its name, without loading it, does.
+// torch; asking for the object that is loaded, by its path, does. One release per process is
+// assumed.
 void* loaded_handle() {
-  for (const char* name :
-       {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.14", "libcublasLt.so"}) {
-    if (void* handle = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) return handle;
-  }
-  return nullptr;
+  std::string path;
+  if (!dl_iterate_phdr(is_cublaslt, &path)) return nullptr;
+  return dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
 }
 
 const CublasLt* resolve() {
