@@ -19,8 +19,11 @@ from primus.artifacts.gemm import load_tuned
 from primus.config.frozen import StageSettings
 from primus.errors import ArtifactError, PrimusError, UnavailableError
 from primus.gemm import pool as pool_module
-from primus.gemm.backends.base import BackendSpec
+from primus.gemm import worker as worker_module
+from primus.gemm.backends.base import BackendSpec, ToolFailure
+from primus.gemm.backends.replay import ReplayBackend
 from primus.gemm.pool import Pool
+from primus.gemm.problem import Problem
 from primus.gemm.progress import Progress
 from primus.gemm.search import SearchSettings, tune
 from primus.gemm.shapes import write_shapes
@@ -65,11 +68,11 @@ def test_nothing_is_measured_twice_also_not_a_failure(tmp_path, monkeypatch) -> 
 
 def test_a_timeout_is_tried_again_under_a_longer_limit(tmp_path) -> None:
     spec = recording(tmp_path / "r.json", [HANGS])
-    tune([shape(0)], spec, FAST, str(tmp_path / "store"))
-    longer = SearchSettings(problem_timeout_seconds=0.6)
-    result = tune([shape(0)], spec, longer, str(tmp_path / "store"))
-    assert result.measured == 1
-    assert result.tuned[0].choice.reason == "failed: timeout after 0.6 s"
+    for timeout in (0.2, 0.3):
+        settings = SearchSettings(problem_timeout_seconds=timeout)
+        result = tune([shape(0)], spec, settings, str(tmp_path / "store"))
+        assert result.measured == 1
+        assert result.tuned[0].choice.reason == f"failed: timeout after {timeout} s"
 
 
 def test_problems_are_taken_by_time_until_the_coverage_is_reached(tmp_path) -> None:
@@ -213,6 +216,51 @@ def test_a_hanging_worker_does_not_outlive_a_killed_parent(tmp_path) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the worker is still there")
+
+
+def test_what_a_worker_has_started_ends_with_the_worker() -> None:
+    """As the library's own tool, when the stage is killed and only stdin tells so."""
+    program = (
+        "import subprocess, sys\n"
+        "from primus.gemm import worker\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "print(child.pid, flush=True)\n"
+        "worker._read(sys.stdin, None)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, start_new_session=True, **pipes
+    ) as started:
+        child = psutil.Process(int(started.stdout.readline()))
+        started.stdin.close()
+        assert psutil.wait_procs([child], timeout=60)[1] == []
+    assert started.returncode == -signal.SIGKILL
+
+
+class Tool(ReplayBackend):
+    """One whose tool dies now and then."""
+
+    def screen(self, problem: Problem, rounds: int) -> dict[str, list[float] | str]:
+        raise ToolFailure("the tool died with signal 11\nand said more")
+
+
+def test_a_failure_of_the_librarys_tool_asks_for_another_try(tmp_path) -> None:
+    backend = Tool(recording(tmp_path / "r.json", [WINNER]))
+    request = {"problem": shape(0).problem.to_json()}
+    answer = worker_module._answer(backend, request)
+    assert answer == {"error": "the tool died with signal 11", "again": True}
+    refused = ReplayBackend(recording(tmp_path / "r.json", [REFUSES]))
+    assert worker_module._answer(refused, request)["again"] is False
+    with Pool(refused.spec, 1) as pool:
+        pool._busy[process := pool._start()] = pool_module._Task(request)
+        process.ready = True
+        assert list(pool._hear(process, answer, 1.0, time.monotonic() + 60)) == []
+        assert [task.tries for task in pool._again] == [2]
+        # Without the time for another try the failure is the answer.
+        pool._busy[pool._idle.pop()] = pool_module._Task(request)
+        (_, told), *_ = pool._hear(process, answer, 1.0, time.monotonic() + 0.5)
+        assert (told.failure, told.tries) == ("the tool died with signal 11", 1)
 
 
 def test_a_backend_that_does_not_load_is_an_error(tmp_path, monkeypatch) -> None:

@@ -47,7 +47,7 @@ class Noise(_Part):
         sigma: of a log-normal factor.
         spike_share, spike_factor: single samples that last longer.
         spell_share, spell_factor, spell_samples: how often a slow spell of the machine begins, by
-            how much it is slower, and for how many samples in a row, whichever candidates' they are.
+            how much it is slower, and for how many samples in a row, of whichever candidates.
     """
 
     sigma: float = 0.0
@@ -91,6 +91,7 @@ class Recording(_Part):
 class _Played:
     """How far the recording of a problem has been played."""
 
+    candidates: Mapping[str, RecordedCandidate]
     noise: Noise
     source: random.Random
     places: dict[str, int] = field(default_factory=dict)
@@ -123,12 +124,9 @@ class ReplayBackend(Backend):
                 "gemm_backend = replay: gemm_tuning.replay_file is not set. Fix: name a recording"
             )
         self._recording = load_recording(spec.replay_file)
-        self._candidates = {
-            Problem.from_json(entry.problem): entry.candidates for entry in self._recording.problems
-        }
-        self._details = {
-            Problem.from_json(entry.problem): entry.details for entry in self._recording.problems
-        }
+        entries = [(Problem.from_json(e.problem), e) for e in self._recording.problems]
+        self._candidates = {problem: entry.candidates for problem, entry in entries}
+        self._details = {problem: entry.details for problem, entry in entries}
         self._played: dict[Problem, _Played] = {}
         self._open: tuple[Problem, _Played] | None = None
 
@@ -145,7 +143,8 @@ class ReplayBackend(Backend):
         return tuple(self._candidates.get(problem, ()))
 
     def measure(self, problem: Problem, candidate: str) -> float:
-        recorded = self._candidates[problem][candidate]
+        played = self._playing(problem)
+        recorded = played.candidates[candidate]
         if recorded.fault == "hang":
             time.sleep(86400)
         if recorded.fault == "crash":
@@ -154,7 +153,6 @@ class ReplayBackend(Backend):
             raise RuntimeError("the recording says that it refuses this problem")
         if self._recording.sample_seconds:
             time.sleep(self._recording.sample_seconds)
-        played = self._playing(problem)
         place = played.places.get(candidate, 0)
         played.places[candidate] = place + 1
         return recorded.us[place % len(recorded.us)] * played.factor()
@@ -163,7 +161,9 @@ class ReplayBackend(Backend):
         if self._open is None or self._open[0] is not problem:
             if problem not in self._played:
                 seed = f"{self._recording.seed} {problem.key}"
-                self._played[problem] = _Played(self._recording.noise, random.Random(seed))
+                self._played[problem] = _Played(
+                    self._candidates[problem], self._recording.noise, random.Random(seed)
+                )
             self._open = problem, self._played[problem]
         return self._open[1]
 
