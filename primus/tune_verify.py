@@ -18,18 +18,25 @@ from typing import Any
 
 from primus.artifacts.run import TunedUse, TunedVerification
 from primus.config.frozen import StageSettings
-from primus.errors import ArtifactError, PrimusError, TrainingError, UserError
+from primus.errors import (
+    ArtifactError,
+    PrimusError,
+    TrainingError,
+    UnavailableError,
+    UserError,
+)
 from primus.files import sha256_file
 from primus.gemm.activate import activated
 from primus.gemm.applied import (
     VERIFIED,
     merged,
+    unknown,
     verification_file,
     verification_of,
 )
 from primus.gemm.tuned import TunedResult
 from primus.gemm.verify import failures, table, verdicts
-from primus.watched_steps import RANK, keep_logs_of, run_steps
+from primus.watched_steps import RANK, keep_logs_of, model_parallel_ranks, run_steps
 
 ITERATIONS = 2
 _OVERRIDE = "HIPBLASLT_TUNING_OVERRIDE_FILE"
@@ -131,6 +138,9 @@ def verify_once(settings: StageSettings, tuned: Path, variables: Mapping[str, st
 
     Once per result and stack. A run does not end here when kernels are not applied: it says so,
     and `gemm_tuning.require` decides after the first iteration.
+
+    Raises:
+        UnavailableError: a copy of the model needs more than this node, and `require` is set.
     """
     result = TunedResult.load(tuned)
     if result.header.backend not in VERIFIED:
@@ -140,9 +150,16 @@ def verify_once(settings: StageSettings, tuned: Path, variables: Mapping[str, st
             return
     except ArtifactError:
         print("verifying the tuned GEMMs by a dump of a few steps", flush=True)
+    ranks, here = model_parallel_ranks(settings), settings.nproc_per_node
+    fits = ranks <= here
+    why = f"not verified: a copy of the model takes {ranks} ranks, a node has {here}"
+    if not fits and settings.gemm_tuning.require:
+        raise UnavailableError(
+            f"{tuned}: {why}. Fix: set gemm_tuning.require to false to train without that proof"
+        )
     TunedVerification(
         tuned_sha256=sha256_file(tuned),
         stack=result.header.stack,
-        iterations=ITERATIONS,
-        use=watched_use(settings, result, variables),
+        iterations=ITERATIONS if fits else 0,
+        use=watched_use(settings, result, variables) if fits else unknown(result, why),
     ).save(verification_file(tuned))
