@@ -78,6 +78,21 @@ class TrainingError(PrimusError):
     """Training ended without its artefact: a rank died, or the numbers went wrong."""
 
 
+class PreemptedError(TrainingError):
+    """Training was asked to stop, by a signal or a time limit, and has saved its state.
+
+    Attributes:
+        advanced: it trained at least one iteration.
+    """
+
+    # EX_TEMPFAIL of sysexits.h: try again later.
+    exit_code: ClassVar[int] = 75
+
+    def __init__(self, message: str, *, advanced: bool) -> None:
+        super().__init__(message)
+        self.advanced = advanced
+
+
 def fail(error: PrimusError) -> NoReturn:
     """Print `error` on stderr, one line per problem, and end the process with its status."""
     for line in str(error).splitlines():

@@ -1,12 +1,15 @@
-"""How a stage's ranks are started: one process, or torchrun over the devices of this machine."""
+"""How a stage's ranks start: one process, torchrun here, or torchrun on each node of a job."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,13 @@ from types import FrameType
 from primus.errors import UnavailableError
 
 _PR_SET_PDEATHSIG = 1
+
+# Set by the script of a job that primus.slurm.submit has submitted: the job's number, and the file
+# whose presence asks for the same job once more.
+JOB = "PRIMUS_SLURM_JOB"
+AGAIN = "PRIMUS_SLURM_AGAIN"
+# Seconds before the job's end at which its ranks are told to save and stop.
+WARNING = "PRIMUS_SLURM_WARNING"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +49,11 @@ class Ranks:
         """The argument list that starts the ranks.
 
         Raises:
-            UnavailableError: more than one node, which needs a cluster's launcher.
+            UnavailableError: more nodes than this machine, or the SLURM job it is part of, has.
         """
-        if self.nodes > 1:
-            raise UnavailableError(
-                f"nodes = {self.nodes}: this machine is one node. "
-                "Fix: nodes: 1, or run on a cluster with --profile slurm"
-            )
+        # Of the processes of a job only those of a step are warned before its time is over.
+        if self.nodes > 1 or JOB in os.environ:
+            return self._step()
         if self.nproc_per_node == 1:
             return [sys.executable, "-u", "-m", self.module, *self.arguments]
         return [
@@ -55,6 +63,25 @@ class Ranks:
             *("--max-restarts=0", "--module", self.module),
             # torchrun would take abbreviations of its own options out of what follows.
             *("--", *self.arguments),
+        ]
+
+    def _step(self) -> list[str]:
+        found = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+        if "SLURM_JOB_ID" not in os.environ or found < self.nodes:
+            here = f"the SLURM job has {found}" if found > 1 else "this machine is one node"
+            raise UnavailableError(
+                f"nodes = {self.nodes}: {here}. "
+                "Fix: nodes: 1, or run on a cluster with --profile slurm"
+            )
+        cores = os.environ.get("SLURM_CPUS_PER_TASK")
+        return [
+            *("srun", f"--nodes={self.nodes}", f"--ntasks={self.nodes}", "--ntasks-per-node=1"),
+            *((f"--cpus-per-task={cores}",) if cores else ()),
+            # Ranks bind themselves, where they do; one that dies must not leave the others waiting.
+            *("--cpu-bind=none", "--kill-on-bad-exit=1", "--unbuffered"),
+            *(sys.executable, "-u", "-m", "primus.node"),
+            *("--nproc-per-node", str(self.nproc_per_node), "--log-dir", str(self.log_directory)),
+            *("--module", self.module, "--", *self.arguments),
         ]
 
 
@@ -94,6 +121,7 @@ def run_ranks(ranks: Ranks) -> int:
         "PYTHONUNBUFFERED": "1",
         # Instead of "[default0]:"; torchrun takes an empty one for none given.
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": " ",
+        "MASTER_PORT": str(_free_port()),
         **ranks.environment,
     }
     environment = {name: value for name, value in wanted.items() if value is not None}
@@ -106,11 +134,66 @@ def run_ranks(ranks: Ranks) -> int:
 
     forwarded = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     previous = {number: signal.signal(number, forward) for number in forwarded}
+    ended = threading.Event()
+    if WARNING in environment:
+        arguments = (process, int(environment[WARNING]), ended)
+        threading.Thread(target=_warn_in_time, args=arguments, daemon=True).start()
     try:
         return process.wait()
     finally:
+        ended.set()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _warn_in_time(process: subprocess.Popen[bytes], seconds: int, ended: threading.Event) -> None:
+    """Send SIGUSR1, which srun hands on to the ranks, `seconds` before the job's time is over.
+
+    SLURM's own --signal comes once, up to a minute early, and is lost when no step runs yet.
+    """
+    while True:
+        left = _seconds_left()
+        if left is not None and left <= seconds:
+            process.send_signal(signal.SIGUSR1)
+            return
+        # A limit can be changed while the job runs, so it is asked for again.
+        if ended.wait(60.0 if left is None else max(1.0, min(60.0, left - seconds))):
+            return
+
+
+def _seconds_left() -> float | None:
+    """Until the end of this SLURM job; None where the controller does not say."""
+    command = ["squeue", "--noheader", f"--jobs={os.environ[JOB]}", "--format=%L"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return time_left(done.stdout.strip())
+
+
+def time_left(text: str) -> float | None:
+    """Seconds of SLURM's `[days-][hours:]minutes:seconds`; None for `UNLIMITED` and the like."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def ask_for_another_job() -> bool:
+    """Have the cluster run this job once more when it ends; False where there is no such job."""
+    path = os.environ.get(AGAIN)
+    if path is None:
+        return False
+    Path(path).touch()
+    return True
+
+
+def _free_port() -> int:
+    """A port that is free on this machine, where ranks of several nodes then meet."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
 
 
 def _end_with_parent() -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
-from primus.errors import run_main
+from primus.errors import PreemptedError, run_main
 from primus.huggingface.start import open_start
+from primus.launch import ask_for_another_job
 from primus.trainer.run_directory import newest_checkpoint
 from primus.trainer.supervise import train
 
@@ -43,25 +44,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.weights and newest_checkpoint(args.output.parent) is None:
         open_start(args.weights, settings)
     with stage_time("train", args.output):
-        manifest = train(
-            settings,
-            args.output.parent,
-            settings_path=args.settings,
-            samples_path=args.samples,
-            tokenizer_path=args.tokenizer,
-            tuned_path=args.tuned,
-            weights_path=args.weights,
-            activate=partial(_activate, settings),
-        )
+        try:
+            manifest = train(
+                settings,
+                args.output.parent,
+                settings_path=args.settings,
+                samples_path=args.samples,
+                tokenizer_path=args.tokenizer,
+                tuned_path=args.tuned,
+                weights_path=args.weights,
+                activate=partial(_activate, settings),
+            )
+        except PreemptedError as error:
+            # Without progress the next job would end like this one.
+            if error.advanced and ask_for_another_job():
+                print("training goes on in this job's next turn", flush=True)
+            raise
         manifest.save(args.output)
 
 
 def _activate(settings: StageSettings, tuned: Path) -> Mapping[str, str]:
-    from primus.gemm.applied import activate, with_users
+    from primus.gemm.activate import activated
+    from primus.gemm.applied import with_users
     from primus.tune_verify import verify_once
 
     users = settings.env.as_dict()
-    activation = activate(tuned, threads=settings.threads_per_rank)
+    activation = activated(tuned, threads=settings.threads_per_rank)
     variables, said = with_users(activation, users, os.environ)
     for line in said:
         print(f"warning: {line}", flush=True)

@@ -34,10 +34,18 @@ note_end() {{
     echo "$1" > {directory}/"$SLURM_JOB_ID".tmp
     mv {directory}/"$SLURM_JOB_ID".tmp {directory}/"$SLURM_JOB_ID".end
 }}
+export PRIMUS_SLURM_JOB="$SLURM_JOB_ID"
+export PRIMUS_SLURM_AGAIN={directory}/"$SLURM_JOB_ID".again
+{warning}
 # A job that is started again has not ended yet.
-rm -f {directory}/"$SLURM_JOB_ID".end
+rm -f {directory}/"$SLURM_JOB_ID".end "$PRIMUS_SLURM_AGAIN"
 sh {jobscript}
 status=$?
+# Training that was told to stop because the time is over goes on in the job's next turn.
+if [ -e "$PRIMUS_SLURM_AGAIN" ] && scontrol requeue "$SLURM_JOB_ID"; then
+    # The controller ends this turn; what is noted now would be taken for the job's end.
+    sleep 60
+fi
 note_end "$status"
 exit "$status"
 """
@@ -73,6 +81,11 @@ def _keep_script(job: Job, jobscript: Path) -> Path:
                 name=job.name,
                 directory=shlex.quote(str(directory)),
                 jobscript=shlex.quote(str(inner)),
+                warning=(
+                    f"export PRIMUS_SLURM_WARNING={job.warning_seconds}"
+                    if job.warning_seconds
+                    else "unset PRIMUS_SLURM_WARNING"
+                ),
             )
         )
     return outer

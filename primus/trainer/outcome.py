@@ -19,7 +19,7 @@ from primus.artifacts.run import (
 )
 from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
-from primus.errors import ArtifactError, TrainingError, UserError
+from primus.errors import ArtifactError, PreemptedError, TrainingError, UserError
 from primus.trainer import checkpoint_directory, run_directory
 
 _ROW: TypeAdapter[MetricsRow | ValidationRow] = TypeAdapter(MetricsRow | ValidationRow)
@@ -65,7 +65,8 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
 
     Raises:
         UserError: it failed by a mistake that the user can mend; the rank's own words.
-        TrainingError: it was preempted, failed, or left no good checkpoint at `train_iters`; the
+        PreemptedError: it was asked to stop, and has saved.
+        TrainingError: it failed, or left no good checkpoint at `train_iters`; the
             message names the cause, the logs and what to do.
     """
     last = run_directory.attempts(directory)[-1:]
@@ -81,10 +82,14 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
         attempt.model_copy(update={"status": "failed", "reason": cause}).save(
             directory / "attempts" / f"{number:03d}" / "attempt.json"
         )
-    raise TrainingError(
+    message = (
         f"{directory}: attempt {number} {cause}. Logs: {logs}. "
         "The last checkpoint is kept; run the same command again to go on from it"
     )
+    if attempt is not None and attempt.status == "preempted":
+        advanced = attempt.last_iteration > attempt.first_iteration
+        raise PreemptedError(message, advanced=advanced)
+    raise TrainingError(message)
 
 
 def _cause(attempt: Attempt | None, status: int) -> str:

@@ -14,7 +14,14 @@ import psutil
 import pytest
 
 from primus.errors import UnavailableError
-from primus.launch import Ranks, platform_environment, run_ranks, thread_environment
+from primus.launch import (
+    Ranks,
+    ask_for_another_job,
+    platform_environment,
+    run_ranks,
+    thread_environment,
+    time_left,
+)
 
 STATUS = """
 import os, sys
@@ -156,3 +163,46 @@ def test_the_settings_of_malloc_are_ones_that_the_c_library_takes() -> None:
     asked = platform_environment("cpu")["GLIBC_TUNABLES"].split(":")
     for name, value in (one.split("=") for one in asked):
         assert int(taken[name].split()[0], 16) == int(value), taken[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0:07", 7.0),
+        ("12:00", 720.0),
+        ("1:00:01", 3601.0),
+        ("2-00:00:00", 172800.0),
+        ("UNLIMITED", None),
+        ("NOT_SET", None),
+        ("INVALID", None),
+        ("", None),
+    ],
+)
+def test_the_time_that_a_job_has_left(text: str, seconds: float | None) -> None:
+    assert time_left(text) == seconds
+
+
+def test_several_nodes_are_one_step_of_the_job(
+    modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    command = ranks(modules, nodes=2, nproc_per_node=4).command()
+    assert command[0] == "srun"
+    assert {"--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=5"} <= set(command)
+    node = command[command.index("primus.node") :]
+    assert node[1:3] == ["--nproc-per-node", "4"]
+    assert node[node.index("--") + 1 :] == ["3", "--nnodes", "a b"]
+    with pytest.raises(UnavailableError, match=r"nodes = 3: the SLURM job has 2\."):
+        ranks(modules, nodes=3).command()
+
+
+def test_a_job_is_asked_for_again_only_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PRIMUS_SLURM_AGAIN", raising=False)
+    assert not ask_for_another_job()
+    monkeypatch.setenv("PRIMUS_SLURM_AGAIN", str(tmp_path / "7.again"))
+    assert ask_for_another_job()
+    assert (tmp_path / "7.again").exists()
