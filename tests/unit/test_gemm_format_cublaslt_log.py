@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primus.gemm.formats.cublaslt_log import NO_ALGORITHM, parse_trace, split_trace
@@ -283,6 +283,7 @@ def test_any_call_is_read(call: Traced) -> None:
     assert parse_trace(call.line) == (call.problem, call.algorithm)
 
 
+@settings(max_examples=40)
 @given(st.lists(traced(), min_size=1, max_size=3))
 def test_what_varies_is_cut_out_and_the_rest_says_the_same(calls: list[Traced]) -> None:
     lines = [call.line for call in calls]
@@ -294,6 +295,7 @@ def test_what_varies_is_cut_out_and_the_rest_says_the_same(calls: list[Traced]) 
     assert all(b"0X" not in line and b"cublasLt][" not in line for line in cut)
 
 
+@settings(max_examples=60)
 @given(traced(), st.data())
 def test_torn_lines_are_malformed(call: Traced, data) -> None:
     # The address at the end says nothing, torn or not.
