@@ -69,7 +69,8 @@ def _activate(settings: StageSettings, tuned: Path) -> Mapping[str, str]:
     from primus.tune_verify import verify_once
 
     users = settings.env.as_dict()
-    activation = activated(tuned, threads=settings.threads_per_rank)
+    threads, nodes = settings.threads_per_rank, settings.nodes
+    activation = activated(tuned, threads=threads, nodes=nodes)
     variables, said = with_users(activation, users, os.environ)
     for line in said:
         print(f"warning: {line}", flush=True)

@@ -2,14 +2,15 @@
 
     python -m primus.gemm.activate output/runs/mine/0123456789ab/tuned.jsonl 1
 
-A process of its own, because a library that is asked what it is may keep memory of a device. The
-last line printed is the environment as JSON.
+A process of its own, because a library that is asked what it is may keep memory of a device; one
+per node in a job of several. The last line printed is the environment as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,24 +30,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(dict(activate(args.tuned, threads=args.threads))), flush=True)
 
 
-def activated(tuned: Path, *, threads: int) -> dict[str, str]:
+def activated(tuned: Path, *, threads: int, nodes: int = 1) -> dict[str, str]:
     """What `primus.gemm.applied.activate` gives, found by a process that has ended.
+
+    Args:
+        nodes: of the SLURM job; each makes itself ready, and all must come to the same.
 
     Raises:
         UserError, ArtifactError: as there; the text is the same.
+        ArtifactError: also where nodes want different variables.
     """
     command = [sys.executable, "-m", "primus.gemm.activate", str(tuned), str(threads)]
+    if nodes > 1 and "SLURM_JOB_ID" in os.environ:
+        one_each = (f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1")
+        command = ["srun", *one_each, "--kill-on-bad-exit=1", *command]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.splitlines()
         told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         kind = UserError if done.returncode == UserError.exit_code else ArtifactError
         raise kind("\n".join(told) or f"{tuned}: cannot be activated:\n{done.stderr}")
-    *told, last = done.stdout.splitlines()
-    for line in told:
+    lines = done.stdout.splitlines()
+    found = sorted({line for line in lines if line.startswith("{")})
+    for line in dict.fromkeys(line for line in lines if not line.startswith("{")):
         print(line, flush=True)
-    found: dict[str, str] = json.loads(last)
-    return found
+    if len(found) != 1:
+        raise ArtifactError(
+            f"{tuned}: nodes of this job want different variables: {' or '.join(found)}. "
+            "Fix: give all nodes the same software and TMPDIR"
+        )
+    variables: dict[str, str] = json.loads(found[0])
+    return variables
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,35 @@ def test_activation_is_done_by_a_process_that_ends(
         return
     with pytest.raises(kind, match=r"^(no GPU\. Fix: x|torn|(?s:.*defect.*))$"):
         activated(tmp_path / "t", threads=1)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_every_node_of_a_job_makes_itself_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """A stand-in for srun that runs the command for three nodes."""
+    srun = tmp_path / "srun"
+    srun.write_text(
+        '#!/bin/bash\nwhile [[ $1 == --* ]]; do echo "$1" >> "$TMP_ARGS"; shift; done\n'
+        'for NODE in 1 2 3; do export NODE; "$@" || exit 1; done\n'
+    )
+    python = tmp_path / "python"
+    value = "1" if same else "os.environ['NODE']"
+    python.write_text(
+        f"#!{sys.executable}\nimport json, os\nprint(json.dumps(dict(A=str({value}))))\n"
+    )
+    for program in (srun, python):
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMP_ARGS", str(tmp_path / "arguments"))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(sys, "executable", str(python))
+    if same:
+        assert activated(tmp_path / "t", threads=1, nodes=3) == {"A": "1"}
+        assert "--ntasks-per-node=1" in (tmp_path / "arguments").read_text().splitlines()
+        return
+    with pytest.raises(ArtifactError, match="nodes of this job want different variables"):
+        activated(tmp_path / "t", threads=1, nodes=3)
 
 
 def test_the_command_prints_the_environment(tmp_path: Path, capsys: Any) -> None:
