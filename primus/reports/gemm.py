@@ -16,8 +16,8 @@ from primus.reports.formats import MISSING, number
 
 DEFAULT = "default"
 USES = {
-    "hit": "tuned kernel",
-    "default": "default kernel",
+    "hit": "tuned",
+    "default": "default",
     "miss": "not in the result",
     "rejection": "rejected",
     "unused": "not called",

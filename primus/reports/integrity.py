@@ -242,7 +242,7 @@ def _tuned(inputs: Inputs, headline: Headline) -> Check:
     if inputs.tuning is not None and inputs.tuning.newer:
         detail = "tuned again since: the experiment's result is not the one that this run uses"
         return _check(name, "warning", detail)
-    calls = f"{used.hits:,} calls tuned, {used.defaults:,} best as they are"
+    calls = f"{used.hits:,} calls tuned, {used.defaults:,} with the default kernel"
     if used.misses or used.rejections:
         missed = f"{used.misses:,} unknown, {used.rejections:,} rejected"
         return _check(name, "warning", f"{calls}, {missed}")

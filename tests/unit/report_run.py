@@ -56,6 +56,7 @@ class RunSpec:
     restart: bool = True
     validation: bool = True
     tuning: bool = True
+    improved: bool = True
     steps: Steps | None = None
     process: ProcessChoice | None = None
     export: bool = True
@@ -194,7 +195,8 @@ def _write_tuning(root: Path, spec: RunSpec) -> tuple[Path, Path]:
     rows = [
         TunedRow.model_validate(
             line
-            | {"default_us": p[3], "tuned_us": p[4], "candidate": p[5], "numerics": p[6]}
+            | {"default_us": p[3], "tuned_us": p[4], "numerics": p[6]}
+            | {"candidate": p[5] if spec.improved else "default"}
             | {"gain": 1 - p[4] / p[3] if p[3] and p[4] else 0.0, "reason": p[7], "others": {}}
         )
         for line, p in zip(common, PROBLEMS, strict=True)

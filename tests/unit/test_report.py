@@ -345,6 +345,9 @@ def test_what_a_step_cannot_show_is_not_claimed(tmp_path: Path, rendered: Any) -
     assert "The tuned kernels make no difference that these steps could show" in text
     assert "no significant difference" in text
     assert "Ranks start with" not in text
+    nothing, _ = rendered(tmp_path / "nothing", steps=whole_steps(0.5), improved=False)
+    assert "both of the first two contestants run the same kernels" in nothing
+    assert "% shorter" not in nothing
     few, _ = rendered(tmp_path / "few", steps=whole_steps(0.5, rounds=2))
     assert "which needs six rounds: these are the extremes" in few
     assert "no difference that these steps could show" in few
@@ -360,8 +363,8 @@ def test_why_no_steps_were_timed(tmp_path: Path, rendered: Any) -> None:
 
 def test_what_became_of_each_problem_in_the_run(tmp_path: Path, rendered: Any) -> None:
     text, _ = rendered(tmp_path)
-    assert "split_n exact tuned kernel, 2,400 calls" in text
-    assert "default kernel, 2,400 calls" in text
+    assert "split_n exact tuned, 2,400 calls" in text
+    assert "default, 2,400 calls" in text
     assert "not called never called" in text
     assert "960 calls 12 of them with another number of tokens" in text
     assert "1 problem of the run that the tuned result does not have" in text
