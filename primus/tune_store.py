@@ -86,7 +86,9 @@ def _export(args: argparse.Namespace) -> None:
     keys = [_key(args.store, args.stack)] if args.stack else stack_keys(args.store)
     count = export_store(args.store, keys, args.export)
     size = args.export.stat().st_size / 1024
-    print(f"{args.export}: {count} files of {len(keys)} stacks, {size:.1f} KiB")
+    print(
+        f"{args.export}: {count} files of {len(keys)} stack{'s' * (len(keys) != 1)}, {size:.1f} KiB"
+    )
 
 
 def _import(args: argparse.Namespace) -> None:

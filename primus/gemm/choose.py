@@ -28,7 +28,7 @@ class Choice:
 # kernels are all equal that get another than the default, and by gain the share of the problems
 # with a faster kernel that keep the default.
 FALSE_WINNERS = 0.01
-MISSED_WINNERS = {0.10: 0.35, 0.20: 0.03}
+MISSED_WINNERS = {0.10: 0.3, 0.20: 0.02}
 
 # A library may have hundreds of kernels for a problem; all their times stay in the store.
 MAX_OTHERS = 10
