@@ -333,6 +333,22 @@ def test_the_stage_writes_the_same_bytes_from_the_same_times(tmp_path, capsys) -
     assert {r.candidate: r.details for r in rows} == {"fast": {"algo": 7}, "default": {}}
 
 
+def test_a_result_written_before_there_were_more_fields_still_loads(tmp_path) -> None:
+    new = run_stage(tmp_path, "tuned.jsonl")
+    lines = [json.loads(line) for line in new.read_text().splitlines()]
+    later = {"gb_per_s", "steps", "process", "tokens", "details"}
+    old = tmp_path / "old.jsonl"
+    old.write_text(
+        "".join(
+            json.dumps({name: value for name, value in line.items() if name not in later}) + "\n"
+            for line in lines
+        )
+    )
+    header, rows = load_tuned(old)
+    assert (header.gb_per_s, {row.tokens for row in rows}) == (None, {None})
+    assert [row.text for row in rows] == [row.text for row in load_tuned(new)[1]]
+
+
 def test_torn_and_foreign_artefacts_are_named(tmp_path) -> None:
     good = run_stage(tmp_path, "tuned.jsonl")
     lines = good.read_text().splitlines()
