@@ -1,4 +1,4 @@
-"""The most bytes per second that this device moves to and from memory."""
+"""The most bytes per second that a kernel may move on this device."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from primus.gemm.peak import cpu_clock
 
 _GROUPS = 3
 _GROUP_SECONDS = 0.1
-# The smaller one is what the operands of a measurement fill: caches may hold a part of it, in
-# which case kernels may be as fast as that.
-_MIB = {"cpu": (32, 256), "cuda": (512, 2048)}
+# What the operands of a measurement fill. On a CPU caches may hold those of a small problem: what
+# they deliver is the bound then, and as bounds must hold for every problem, for all of them.
+_MIB = {"cpu": (1, 32, 256), "cuda": (512, 2048)}
 
 
 def measure_bandwidth(device: str = "cpu") -> float:
     """Measured maximum in 10^9 bytes per second, with the present number of threads.
 
     The best of reading (a sum) and copying (each byte counts twice), per size the median over
-    three groups of each group's best call. About two seconds on a CPU.
+    three groups of each group's best call; of all sizes the fastest. Two seconds on a CPU.
 
     Args:
         device: "cpu" or "cuda".
