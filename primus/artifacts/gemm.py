@@ -69,7 +69,7 @@ class TunedHeader(_Line):
         settings: what the choice depends on.
         shapes_sha256: of the shapes.jsonl that was tuned.
         peak_tflops: measured `torch.mm` maximum in 10^12 FLOP/s, by GEMM type ("bf16_r").
-        gb_per_s: measured bandwidth of the memory in 10^9 bytes per second, or null.
+        gb_per_s: measured bandwidth in 10^9 bytes per second, or null.
         coverage: share of the estimated GEMM time whose problems have been timed.
         winners, failed: problems with a kernel that is not the default; without a time.
         default_us, tuned_us: GEMM time of a microbatch over the timed problems.

@@ -24,7 +24,7 @@ class Limits:
 
     Attributes:
         tflops: of `torch.mm` in 10^12 FLOP/s, by type of the operands.
-        gb_per_s: of the memory in 10^9 bytes per second; None where it was not measured.
+        gb_per_s: at which operands move in 10^9 bytes per second; None: it was not measured.
     """
 
     tflops: Mapping[str, float]

@@ -42,7 +42,7 @@ def _about(stack: StoredStack) -> list[str]:
     failed = sum(times.failure is not None for times in stack.times.values())
     pruned = sum(times.pruned is not None for times in stack.times.values())
     peaks = ", ".join(f"{kind} {tflops:.3g}" for kind, tflops in sorted(stack.peaks.items()))
-    memory = "" if stack.gb_per_s is None else f"; memory {stack.gb_per_s:.3g} GB/s"
+    memory = "" if stack.gb_per_s is None else f"; {stack.gb_per_s:.3g} GB/s"
     count = len(stack.times)
     rows = {
         "libraries": ", ".join(f"{k} {v}" for k, v in sorted(name.get("libraries", {}).items())),

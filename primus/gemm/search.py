@@ -53,7 +53,7 @@ class SearchResult:
         tuned: in the order in which the shapes were given; one that varies with the tokens of
             experts is replaced by several.
         peak_tflops: by GEMM type.
-        gb_per_s: bandwidth of the memory; None where it was not measured.
+        gb_per_s: at which operands move at most; None where it was not measured.
         coverage: share of the estimated GEMM time whose problems have been timed.
         measured, reused: problems timed now, and before.
         failed: problems without a time because measuring them failed.

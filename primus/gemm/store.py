@@ -3,7 +3,7 @@
     <store>/<stack>/stack.json            what the times hold for
     <store>/<stack>/<problem>.json        raw samples of all candidates, or why there are none
     <store>/<stack>/peak.<type>.json      measured peak of `torch.mm`
-    <store>/<stack>/bandwidth.json        measured bandwidth of the memory
+    <store>/<stack>/bandwidth.json        at which rate operands move at most
 
 Files appear by rename, so that any number of processes may read and write at once; two that time
 the same problem leave the later result. The store holds times, never choices: settings such as
@@ -114,7 +114,7 @@ class PeakFile(Manifest):
 
 
 class BandwidthFile(Manifest):
-    """Measured maximum of the memory in 10^9 bytes per second; null: the backend has no measure."""
+    """Measured `Backend.bandwidth` in 10^9 bytes per second; null: the backend has no measure."""
 
     kind: ClassVar[str] = "gemm-bandwidth"
 
@@ -166,7 +166,7 @@ class Store:
         PeakFile(type=type_name, tflops=tflops).save(self.directory / f"peak.{type_name}.json")
 
     def get_bandwidth(self) -> BandwidthFile | None:
-        """The bandwidth of the memory, or None where it has not been measured."""
+        """The measured bandwidth, or None where it has not been measured."""
         path = self.directory / "bandwidth.json"
         return BandwidthFile.load(path) if path.exists() else None
 

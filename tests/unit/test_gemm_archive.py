@@ -311,7 +311,7 @@ def test_the_list_says_what_is_there_and_from_where(tmp_path, capsys) -> None:
     )
     assert "an unknown run (1), llama3_8B on node7 (2)" in told
     assert "libraries  torch 1" in told
-    assert "TFLOP/s f32_r 0.5; memory 12.5 GB/s" in told
+    assert "TFLOP/s f32_r 0.5; 12.5 GB/s" in told
     assert f"measured   {OLD} to " in told
     assert f"damaged    {store.directory.name}/{'0' * 20}.json: not JSON" in told
     main(["--list", "--store", str(root), "--stack", store.directory.name[:6]])

@@ -118,7 +118,10 @@ class Backend(ABC):
         return (type_name,)
 
     def bandwidth(self) -> float | None:
-        """Measured maximum of the memory in 10^9 bytes per second; None: no pruning."""
+        """Measured maximum at which operands move in 10^9 bytes per second; None: no pruning.
+
+        Where measuring leaves small operands in a cache, that is the maximum of the cache.
+        """
         return None
 
     def devices(self) -> int:
