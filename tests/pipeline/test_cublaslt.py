@@ -280,11 +280,11 @@ def test_calls_that_no_problem_describes_are_left_alone(fakes: Fakes, tmp_path: 
 
 def test_threads_share_decisions_and_lose_no_count(fakes: Fakes, tmp_path: Path) -> None:
     path = write_file(tmp_path / "f", {PLAIN: SPLIT, BIAS: "default"})
-    calls = [call(PLAIN, times=300), call(BIAS, times=200), call(SUMS, times=100)]
+    calls = [call(PLAIN, times=100000), call(BIAS, times=2000), call(SUMS, times=1000)]
     answer = fakes.call(calls, threads=6, PRIMUS_CUBLASLT_FILE=path)
     assert all([one["ids"] for one in thread] == [[67], [66], [66]] for thread in answer["answers"])
     use = answer["use"]
-    assert (use["hits"], use["defaults"], use["misses"]) == (1800, 1200, 600)
+    assert (use["hits"], use["defaults"], use["misses"]) == (600000, 12000, 6000)
     assert answer["check_calls"] == 1
 
 

@@ -10,7 +10,9 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 
 from primus.gemm.cublaslt.build import library
 
@@ -128,18 +130,26 @@ class Tuner:
 @cache
 def find_cublaslt() -> str:
     """The libcublasLt that torch loads: a path, or the bare name for the loader to look up."""
-    import torch
-
-    majors = (torch.version.cuda.partition(".")[0],) if torch.version.cuda else _MAJORS
+    torch = find_spec("torch")
+    folder = Path(torch.origin).parent if torch and torch.origin else None
+    cuda = _cuda_of_torch(folder)
+    majors = (cuda.partition(".")[0],) if cuda else _MAJORS
     packages = Path(sysconfig.get_path("purelib"))
+    places = [*([folder / "lib"] if folder else []), *_loader_directories()]
     for major in majors:
         name = f"libcublasLt.so.{major}"
-        for place in sorted(packages.glob(f"nvidia/*/lib/{name}")):
-            return str(place)
-        for directory in (Path(torch.__file__).parent / "lib", *_loader_directories()):
-            if (directory / name).exists():
-                return str(directory / name)
+        for path in (*sorted(packages.glob(f"nvidia/*/lib/{name}")), *(p / name for p in places)):
+            if path.exists():
+                return str(path)
     return f"libcublasLt.so.{majors[0]}"
+
+
+def _cuda_of_torch(folder: Path | None) -> str | None:
+    """The CUDA version that torch was built for, without the seconds that importing it takes."""
+    if folder is None:
+        return None
+    found: str | None = run_path(str(folder / "version.py")).get("cuda")
+    return found
 
 
 def _loader_directories() -> list[Path]:

@@ -128,13 +128,11 @@ def make(call: dict[str, Any]) -> dict[str, Any]:
     requested = call.get("requested", 1)
     results, returned = (Result * max(requested, 1))(), ctypes.c_int(-1)
     handle = ctypes.c_void_p(1)
-    status = 0
-    for _ in range(call.get("times", 1)):
-        status = CALLER.caller_heuristic(
-            *(handle, desc, *layouts.values(), wanted, requested, results, ctypes.byref(returned))
-        )
-        if call.get("matmul"):
-            multiply(p, handle, desc, layouts, results[0])
+    times = call.get("times", 1)
+    arguments = (handle, desc, *layouts.values(), wanted, requested)
+    status = CALLER.caller_heuristic(*arguments, results, ctypes.byref(returned), times)
+    for _ in range(times if call.get("matmul") else 0):
+        multiply(p, handle, desc, layouts, results[0])
     ids = [result.algo[0] & 0xFFFFFFFF for result in results[: max(returned.value, 0)]]
     states = [result.state for result in results[: len(ids)]]
     return {"status": status, "returned": returned.value, "ids": ids, "states": states}
