@@ -76,13 +76,14 @@ class Fakes:
         *,
         preload: Sequence[Path] | None = None,
         threads: int = 1,
+        fork: bool = False,
         **variables: str | None,
     ) -> dict[str, Any]:
         """Make calls in a process of their own, with `use` preloaded; see caller.py."""
         preloaded = [self.use] if preload is None else preload
         done = subprocess.run(
             [sys.executable, str(SOURCES / "caller.py")],
-            input=json.dumps({"threads": threads, "calls": calls}),
+            input=json.dumps({"threads": threads, "calls": calls, "fork": fork}),
             env=self.environment(LD_PRELOAD=":".join(map(str, preloaded)), **variables),
             capture_output=True,
             text=True,

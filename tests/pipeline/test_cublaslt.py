@@ -288,6 +288,13 @@ def test_threads_share_decisions_and_lose_no_count(fakes: Fakes, tmp_path: Path)
     assert answer["check_calls"] == 1
 
 
+def test_a_forked_process_counts_its_own_calls(fakes: Fakes, tmp_path: Path) -> None:
+    path = write_file(tmp_path / "f", {PLAIN: SPLIT})
+    answer = fakes.call([call(PLAIN, times=4)], fork=True, PRIMUS_CUBLASLT_FILE=path)
+    assert (answer["use"]["hits"], answer["child"]["hits"]) == (4, 0)
+    assert answer["child"]["entries"] == 1
+
+
 def test_the_report_at_the_end_is_the_counters(fakes: Fakes, tmp_path: Path) -> None:
     path = write_file(tmp_path / "f", {PLAIN: SPLIT})
     report = tmp_path / "report-%i.json"

@@ -9,7 +9,6 @@ are read by `primus.gemm.formats.cublaslt_log`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from primus.errors import ArtifactError
@@ -73,6 +72,8 @@ def _read_file(path: Path, dump: Dump[tuple[Problem, str]]) -> None:
     for number, line in enumerate(lines[1:-1], start=2):
         head, _, rest = line.partition(" ")
         if head == "cublas":
+            if rest != "0":
+                dump.examples.append(f"{path}: {rest} calls by cublasGemmEx are not counted")
             continue
         dump.lines += 1
         try:
@@ -101,13 +102,3 @@ def _call(line: str) -> tuple[int, str, Problem]:
             beta=float(beta.removeprefix("beta=")),
         ),
     )
-
-
-def untunable(paths: Iterable[Path]) -> int:
-    """Calls in dumps that libcublas made: they run whatever the tuned file says."""
-    total = 0
-    for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith("cublas "):
-                total += int(line.removeprefix("cublas "))
-    return total

@@ -77,7 +77,7 @@ void count(const CublasLt& library, lt::Desc desc, const void* alpha, lt::Layout
   Problem problem;
   Inexpressible reason = read_problem(library, desc, a, b, c, d, &problem);
   double scale[2] = {1, 0};
-  if (reason == Inexpressible::kNo && (!alpha || !scalar(problem[kScaleType], alpha, &scale[0]) ||
+  if (reason == Inexpressible::kNothing && (!alpha || !scalar(problem[kScaleType], alpha, &scale[0]) ||
                                        (beta && !scalar(problem[kScaleType], beta, &scale[1])))) {
     reason = Inexpressible::kOther;
   }
@@ -93,7 +93,7 @@ void count(const CublasLt& library, lt::Desc desc, const void* alpha, lt::Layout
                                : (all.from_cublas[caller] = is_cublas(caller));
   if (from_cublas) {
     ++all.of_cublas;
-  } else if (reason != Inexpressible::kNo) {
+  } else if (reason != Inexpressible::kNothing) {
     ++all.inexpressible[static_cast<int>(reason)];
   } else {
     ++all.calls[(named ? print_algorithm(algorithm) : "default") + scalars +
@@ -169,19 +169,4 @@ EXPORTED int cublasLtMatmul(void* handle, void* desc, const void* alpha, const v
   }
   return library->matmul(handle, desc, alpha, a_data, a, b_data, b, beta, c_data, c, d_data, d,
                          algo, workspace, size, stream);
-}
-
-// Writes the counts now, for a process that will not end by itself; 0 when written.
-EXPORTED int primus_cublaslt_dump_write() {
-  try {
-    return primus::write() ? 0 : -1;
-  } catch (...) {
-    return -1;
-  }
-}
-
-// Counts from zero, as after steps that only warm up.
-EXPORTED void primus_cublaslt_dump_forget() {
-  const std::lock_guard<std::mutex> lock(primus::counts().mutex);
-  primus::forget_calls();
 }

@@ -202,7 +202,7 @@ Inexpressible read_layouts(Reader& read, const lt::Layout (&layouts)[4], Problem
   const int64_t n = v[kTransB] == 0 ? cols[1] : rows[1];
   const int64_t k = v[kTransB] == 0 ? rows[1] : cols[1];
   const bool fits = m == v[kM] && n == v[kN] && k == v[kK] && rows[2] == m && cols[2] == n;
-  return fits && m > 0 && n > 0 && k > 0 ? Inexpressible::kNo : Inexpressible::kShape;
+  return fits && m > 0 && n > 0 && k > 0 ? Inexpressible::kNothing : Inexpressible::kShape;
 }
 
 Inexpressible read_epilogue(Reader& read, Problem* problem) {
@@ -226,20 +226,20 @@ Inexpressible read_epilogue(Reader& read, Problem* problem) {
     if (read.newer<void*>(lt::kDescAuxScalePointer)) return Inexpressible::kOther;
     if (read.newer<void*>(lt::kDescAuxAmaxPointer)) return Inexpressible::kOther;
   }
-  return Inexpressible::kNo;
+  return Inexpressible::kNothing;
 }
 
 Inexpressible read_scales(Reader& read, Problem* problem) {
   auto& v = problem->value;
   for (int field = kScaleA; field <= kFastAccum; ++field) v[field] = 0;
-  if (!is_narrow(v[kAType]) && !is_narrow(v[kBType])) return Inexpressible::kNo;
+  if (!is_narrow(v[kAType]) && !is_narrow(v[kBType])) return Inexpressible::kNothing;
   v[kScaleA] = read.scale(lt::kDescAScalePointer, lt::kDescAScaleMode);
   v[kScaleB] = read.scale(lt::kDescBScalePointer, lt::kDescBScaleMode);
   v[kScaleC] = read.scale(lt::kDescCScalePointer, lt::kDescCScaleMode);
   v[kScaleD] = read.scale(lt::kDescDScalePointer, lt::kDescDScaleMode);
   v[kAmaxD] = read.desc<void*>(lt::kDescAmaxDPointer) != nullptr;
   v[kFastAccum] = read.desc<int8_t>(lt::kDescFastAccum) != 0;
-  return read.newer<void*>(lt::kDescDOutScalePointer) ? Inexpressible::kOther : Inexpressible::kNo;
+  return read.newer<void*>(lt::kDescDOutScalePointer) ? Inexpressible::kOther : Inexpressible::kNothing;
 }
 
 bool has_names(const Problem& problem) {
@@ -299,11 +299,11 @@ Inexpressible read_problem(const CublasLt& library, lt::Desc desc, lt::Layout a,
   if (read.desc<int32_t>(lt::kDescPointerMode) != 0) return Inexpressible::kPointerMode;
   if (read.newer<int32_t>(lt::kDescSmCountTarget) != 0) return Inexpressible::kSmCount;
   Inexpressible reason = read_layouts(read, {a, b, c, d}, problem);
-  if (reason == Inexpressible::kNo) reason = read_epilogue(read, problem);
-  if (reason == Inexpressible::kNo) reason = read_scales(read, problem);
-  if (reason != Inexpressible::kNo) return reason;
+  if (reason == Inexpressible::kNothing) reason = read_epilogue(read, problem);
+  if (reason == Inexpressible::kNothing) reason = read_scales(read, problem);
+  if (reason != Inexpressible::kNothing) return reason;
   if (!read.ok()) return Inexpressible::kAttribute;
-  return has_names(*problem) ? Inexpressible::kNo : Inexpressible::kOther;
+  return has_names(*problem) ? Inexpressible::kNothing : Inexpressible::kOther;
 }
 
 std::string print_problem(const Problem& problem) {

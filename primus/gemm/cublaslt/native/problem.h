@@ -62,7 +62,7 @@ struct ProblemHash {
 
 // Why a call cannot be described by a Problem; such calls are left alone and counted.
 enum class Inexpressible {
-  kNo,
+  kNothing,
   kAttribute,    // the library does not answer
   kShape,        // the four layouts do not fit together
   kLayout,       // another memory order, batch mode or planar layout

@@ -250,7 +250,7 @@ const lt::HeuristicResult* answer(const CublasLt& library, const Arguments& args
   Problem problem;
   const Inexpressible reason =
       read_problem(library, args.desc, args.a, args.b, args.c, args.d, &problem);
-  if (reason != Inexpressible::kNo) {
+  if (reason != Inexpressible::kNothing) {
     ++s.inexpressible[static_cast<int>(reason)];
     return nullptr;
   }
@@ -391,10 +391,4 @@ EXPORTED int primus_cublaslt_use(char* buffer, int size) {
   } catch (...) {
     return -1;
   }
-}
-
-// Counts from zero, as between two phases of a run.
-EXPORTED void primus_cublaslt_forget() {
-  const std::lock_guard<std::mutex> lock(primus::state().mutex);
-  primus::forget_calls();
 }
