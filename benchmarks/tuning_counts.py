@@ -55,7 +55,7 @@ MODELS = (
     "deepseek_v3",
 )
 FACTORS = (0.5, 1.0, 2.0)
-# Measured on an H200 (configs/hardware/h200.yaml); it orders the problems. Memory is what replay assumes.
+# Of an H200 (configs/hardware/h200.yaml); it orders the problems.
 TFLOPS = 795.0
 
 
