@@ -354,6 +354,7 @@ def test_the_dump_counts_every_call_with_its_algorithm(
     accumulated = Problem.from_json({**PLAIN.to_json(), "alpha": 0.1, "beta": 1.0})
     calls = [call(p, matmul=True, times=n) for n, p in enumerate((*EVERY, accumulated), 1)]
     calls.append(call(PLAIN, matmul=True, attributes={"15": 100}))
+    calls.append(call(PLAIN, matmul=True, attributes={"2": 1}))
     tuned = write_file(tmp_path / "f", {BIAS: FAST})
     directory = tmp_path / "dump"
     directory.mkdir()
@@ -371,8 +372,10 @@ def test_the_dump_counts_every_call_with_its_algorithm(
         for n, p in enumerate(EVERY, 1)
     }
     assert dump.calls == Counter(wanted | {(single, DEFAULT_ALGORITHM): 2 * len(EVERY) + 2})
-    assert dump.skipped == 2
-    assert "fewer multiprocessors" in dump.examples[0]
+    assert dump.skipped == 4
+    examples = " ".join(dump.examples)
+    assert "fewer multiprocessors" in examples
+    assert "alpha and beta on the device" in examples
 
 
 def test_a_torn_dump_is_an_error(tmp_path: Path) -> None:

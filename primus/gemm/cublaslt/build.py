@@ -63,7 +63,10 @@ def library(name: str) -> Path:
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         built = Path(scratch) / name
         sources = [str(NATIVE / source) for source in SOURCES[name]]
-        _run([*compiler, *_FLAGS, *sources, "-o", str(built), *_LIBRARIES])
+        _run(
+            [*compiler, *_FLAGS, *sources, "-o", str(built), *_LIBRARIES],
+            "use a g++ of 9 or newer with its static libstdc++; CXX names another compiler",
+        )
         os.replace(built, path)
     return path
 
@@ -85,7 +88,10 @@ def check_declarations(compiler: Sequence[str]) -> bool:
     command = [*compiler, "-std=c++17", *includes]
     if not includes or subprocess.run([*command, "-E", source], capture_output=True).returncode:
         return False
-    _run([*command, "-fsyntax-only", source])
+    _run(
+        [*command, "-fsyntax-only", source],
+        "this cuBLASLt is unknown here; set gemm_tuning.enabled to false",
+    )
     return True
 
 
@@ -123,14 +129,14 @@ def _key(compiler: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str], fix: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS)
     if done.returncode:
         wrong = [line for line in done.stderr.splitlines() if "error" in line or "cannot" in line]
         raise UnavailableError(
             f"{command[0]} does not build the cuBLASLt libraries: "
             f"{(wrong or done.stderr.splitlines() or ['no message'])[0]}. "
-            "Fix: a g++ of 9 or newer with its static libstdc++; CXX names another compiler"
+            f"Fix: {fix}"
         )
 
 

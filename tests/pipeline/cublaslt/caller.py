@@ -133,16 +133,20 @@ def make(call: dict[str, Any]) -> dict[str, Any]:
     arguments = (handle, desc, *layouts.values(), wanted, requested)
     status = CALLER.caller_heuristic(*arguments, results, ctypes.byref(returned), times)
     for _ in range(times if call.get("matmul") else 0):
-        multiply(p, handle, desc, layouts, results[0])
+        multiply(p, handle, desc, layouts, results[0], on_device="2" in call.get("attributes", {}))
     ids = [result.algo[0] & 0xFFFFFFFF for result in results[: max(returned.value, 0)]]
     states = [result.state for result in results[: len(ids)]]
     return {"status": status, "returned": returned.value, "ids": ids, "states": states}
 
 
-def multiply(p: Problem, handle: Any, desc: Any, layouts: Any, result: Result) -> None:
+def multiply(
+    p: Problem, handle: Any, desc: Any, layouts: Any, result: Result, *, on_device: bool
+) -> None:
     """The product itself; the fake skips the arithmetic where D is NULL."""
     pack = ctypes.c_double if p.scale_type == "f64_r" else ctypes.c_float
-    alpha, beta = ctypes.byref(pack(p.alpha)), ctypes.byref(pack(p.beta))
+    scalars = [pack(p.alpha), pack(p.beta)]
+    # Addresses of the device are none of this process.
+    alpha, beta = (ctypes.c_void_p(8) if on_device else ctypes.byref(s) for s in scalars)
     a, b, c, d = layouts.values()
     workspace = ctypes.c_size_t(32 << 20)
     operands = (alpha, None, a, None, b, beta, None, c, None, d)

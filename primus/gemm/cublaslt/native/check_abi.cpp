@@ -6,7 +6,7 @@
 #include "abi.h"
 
 #define SAME(ours, theirs) \
-  static_assert(static_cast<long long>(ours) == static_cast<long long>(theirs))
+  static_assert(static_cast<long long>(ours) == static_cast<long long>(theirs), #ours " differs")
 
 static_assert(sizeof(lt::Algo) == sizeof(cublasLtMatmulAlgo_t));
 static_assert(sizeof(lt::HeuristicResult) == sizeof(cublasLtMatmulHeuristicResult_t));

@@ -77,9 +77,11 @@ void count(const CublasLt& library, lt::Desc desc, const void* alpha, lt::Layout
   Problem problem;
   Inexpressible reason = read_problem(library, desc, a, b, c, d, &problem);
   double scale[2] = {1, 0};
-  if (reason == Inexpressible::kNothing && (!alpha || !scalar(problem[kScaleType], alpha, &scale[0]) ||
-                                       (beta && !scalar(problem[kScaleType], beta, &scale[1])))) {
-    reason = Inexpressible::kOther;
+  if (reason == Inexpressible::kNothing) {  // else alpha may point to the device's memory
+    const int64_t type = problem[kScaleType];
+    const bool known = alpha && scalar(type, alpha, &scale[0]) &&
+                       (!beta || scalar(type, beta, &scale[1]));
+    if (!known) reason = Inexpressible::kOther;
   }
   Algorithm algorithm;
   const bool named = algo && read_algorithm(library, *algo, &algorithm);

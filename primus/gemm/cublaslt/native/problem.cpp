@@ -239,7 +239,8 @@ Inexpressible read_scales(Reader& read, Problem* problem) {
   v[kScaleD] = read.scale(lt::kDescDScalePointer, lt::kDescDScaleMode);
   v[kAmaxD] = read.desc<void*>(lt::kDescAmaxDPointer) != nullptr;
   v[kFastAccum] = read.desc<int8_t>(lt::kDescFastAccum) != 0;
-  return read.newer<void*>(lt::kDescDOutScalePointer) ? Inexpressible::kOther : Inexpressible::kNothing;
+  const bool scales_out = read.newer<void*>(lt::kDescDOutScalePointer) != nullptr;
+  return scales_out ? Inexpressible::kOther : Inexpressible::kNothing;
 }
 
 bool has_names(const Problem& problem) {
