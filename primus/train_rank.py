@@ -9,6 +9,8 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import PrimusError, UnavailableError, UserError, run_main
 from primus.launch import end_with_parent
+from primus.trainer.lease import Lease, lease
 
 _stop = False
 
@@ -67,20 +70,25 @@ def _train(settings: StageSettings, args: argparse.Namespace, started: float) ->
     device = install(settings.platform)
     from primus.trainer import parallel
     from primus.trainer.kernels import compile_or_fall_back
-    from primus.trainer.sole_writer import sole_writer
 
     compile_or_fall_back(device)
     parallel.initialize(settings, timeout_minutes=settings.distributed_timeout_minutes)
     with ExitStack() as stack:
         record = _AttemptRecord(settings, args, started)
-        if torch.distributed.get_rank() == 0:
-            stack.enter_context(sole_writer(args.run_directory))
+        leader = torch.distributed.get_rank() == 0
+        held = stack.enter_context(lease(args.run_directory)) if leader else None
         try:
-            _attempt(settings, args, device, record)
+            _attempt(settings, args, device, record, held)
         except PrimusError as error:
             record.end("failed", str(error), mendable=isinstance(error, UserError))
             raise
     torch.distributed.destroy_process_group()
+
+
+def _stop_requested(held: Lease | None) -> bool:
+    if held is not None:
+        held.check_quickly()
+    return _stop
 
 
 class _AttemptRecord:
@@ -131,7 +139,11 @@ class _AttemptRecord:
 
 
 def _attempt(
-    settings: StageSettings, args: argparse.Namespace, device: Any, record: _AttemptRecord
+    settings: StageSettings,
+    args: argparse.Namespace,
+    device: Any,
+    record: _AttemptRecord,
+    held: Lease | None,
 ) -> None:
     from torch import distributed
 
@@ -146,7 +158,9 @@ def _attempt(
     if args.tuned is not None:
         threads, rank = settings.threads_per_rank, distributed.get_rank()
         tuned, applied = open_applied(args.tuned, threads=threads, rank=rank)
-    run, state = train_setup.prepare(settings, args, device, tuned, applied, lambda: _stop)
+    stop = partial(_stop_requested, held)
+    run, state = train_setup.prepare(settings, args, device, tuned, applied, stop)
+    run = replace(run, may_write=held.check) if held is not None else run
     resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)
     if settings.load_checkpoint is not None and resumed is None:
         resumed = train_setup.load_other_run(settings, state)

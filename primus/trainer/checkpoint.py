@@ -6,6 +6,7 @@ import logging
 import random
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,19 @@ class _InProcessSave(TorchDistSaveShardedStrategy):
         )
 
 
-def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
+def save(
+    state: TrainingState,
+    root: Path,
+    about: dict[str, Any],
+    may_write: Callable[[], None] = lambda: None,
+) -> Path:
     """Write, hash, sync and publish a checkpoint; collective over all ranks.
 
     Args:
         root: the run's checkpoint directory.
         about: the fields of `CheckpointManifest` that the caller knows.
+        may_write: called on the first rank before it removes, makes or publishes anything; it
+            raises where another process owns the run by now.
 
     Returns:
         the published directory.
@@ -90,10 +98,10 @@ def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
         CheckpointError: some rank could not write; nothing was published, the temporary
             directory is removed and earlier checkpoints are as they were.
     """
-    temporary = directory.temporary(root, state.iteration)
+    temporary = directory.temporary(root, state.iteration, about["attempt"])
     if distributed.get_rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        may_write()
+        directory.make_temporary(root, state.iteration, about["attempt"])
     distributed.barrier()
     try:
         dist_checkpointing.save(
@@ -104,7 +112,7 @@ def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
         )
     except (OSError, RuntimeError, CheckpointException) as error:
         # Perhaps on this rank alone; the others then wait for it, and torchrun ends them.
-        raise _failed(root, state.iteration, [_first_cause(error)]) from error
+        raise _failed(temporary, state.iteration, [_first_cause(error)]) from error
     distributed.barrier()
     problem, records = None, {}
     try:
@@ -116,10 +124,11 @@ def save(state: TrainingState, root: Path, about: dict[str, Any]) -> Path:
     problems = [text for text, _ in gathered if text]
     if not problems and distributed.get_rank() == 0:
         files = {name: record for _, part in gathered for name, record in part.items()}
+        may_write()
         problems = _publish(state, root, about, files)
     distributed.broadcast_object_list(problems_box := [problems], src=0)
     if problems_box[0]:
-        raise _failed(root, state.iteration, problems_box[0])
+        raise _failed(temporary, state.iteration, problems_box[0])
     return root / directory.name_of(state.iteration)
 
 
@@ -132,10 +141,12 @@ def _first_cause(error: BaseException) -> str:
     return f"rank {distributed.get_rank()}: {error}"
 
 
-def _failed(root: Path, iteration: int, problems: list[str]) -> CheckpointError:
+def _failed(temporary: Path, iteration: int, problems: list[str]) -> CheckpointError:
     if distributed.get_rank() == 0:
-        shutil.rmtree(directory.temporary(root, iteration), ignore_errors=True)
-    return CheckpointError(f"{root}: cannot save iteration {iteration}: {'; '.join(problems)}")
+        shutil.rmtree(temporary, ignore_errors=True)
+    return CheckpointError(
+        f"{temporary.parent}: cannot save iteration {iteration}: {'; '.join(problems)}"
+    )
 
 
 def _publish(

@@ -116,9 +116,22 @@ def summarise(root: Path, key: str) -> Iterator[CheckpointSummary]:
         )
 
 
-def temporary(root: Path, iteration: int) -> Path:
-    """Where the checkpoint of `iteration` is written before it is published."""
-    return root / f".{name_of(iteration)}.tmp"
+def temporary(root: Path, iteration: int, attempt: int) -> Path:
+    """Where an attempt writes the checkpoint of `iteration` before it is published.
+
+    An attempt that has been replaced, but does not know it yet, never writes where its successor
+    does.
+    """
+    return root / f".{name_of(iteration)}.{attempt:03d}.tmp"
+
+
+def make_temporary(root: Path, iteration: int, attempt: int) -> Path:
+    """An empty directory for a checkpoint; what unfinished saves have left goes."""
+    for leftover in root.glob(".iter_*.tmp") if root.is_dir() else ():
+        shutil.rmtree(leftover, ignore_errors=True)
+    path = temporary(root, iteration, attempt)
+    path.mkdir(parents=True)
+    return path
 
 
 def publish(root: Path, manifest: CheckpointManifest) -> Path:
@@ -130,7 +143,8 @@ def publish(root: Path, manifest: CheckpointManifest) -> Path:
     Raises:
         CheckpointError: the manifest or the rename failed.
     """
-    source, target = temporary(root, manifest.iteration), root / name_of(manifest.iteration)
+    source = temporary(root, manifest.iteration, manifest.attempt)
+    target = root / name_of(manifest.iteration)
     try:
         manifest.save(source / MANIFEST)
         if target.exists():

@@ -45,6 +45,8 @@ class Run:
         metrics: on rank 0 only.
         stop_requested: polled after each iteration; True ends the attempt as "preempted".
         after_first_iteration: called once; it may refuse to go on by raising.
+        may_write: called before anything of a checkpoint is; it raises where the run has been
+            taken over by another process.
     """
 
     settings: StageSettings
@@ -58,6 +60,7 @@ class Run:
     metrics: Metrics | None
     stop_requested: Callable[[], bool]
     after_first_iteration: Callable[[], None]
+    may_write: Callable[[], None] = lambda: None
 
     @property
     def checkpoints(self) -> Path:
@@ -270,7 +273,7 @@ class Loop:
     def _save(self) -> None:
         run, state = self.run, self.state
         started = time.monotonic()
-        path = checkpoint.save(state, run.checkpoints, run.about)
+        path = checkpoint.save(state, run.checkpoints, run.about, run.may_write)
         if run.settings.keep_last is not None and distributed.get_rank() == 0:
             checkpoint_directory.prune(run.checkpoints, run.about["key"], run.settings.keep_last)
         seconds = time.monotonic() - started

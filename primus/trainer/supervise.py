@@ -16,8 +16,8 @@ from primus.errors import DataError, UnavailableError
 from primus.files import atomic_write, canonical_json
 from primus.launch import Ranks, platform_environment, run_ranks, thread_environment
 from primus.trainer import run_directory
+from primus.trainer.lease import check_free
 from primus.trainer.outcome import finished, require_completed, train_manifest
-from primus.trainer.sole_writer import check_free
 
 
 def train(

@@ -142,11 +142,13 @@ def test_a_train_job_that_fails(copy: Copy) -> None:
     assert "run the same command again to go on from it" in copy.terminal()
 
     treasures, metrics = copy.treasures(), copy.metrics()
-    lock = copy.run_directory / "writer.json"
-    lock.write_text(json.dumps({"host": "another-node", "pid": 1, "started": 1.0}))
+    me = psutil.Process()
+    owner = {"host": os.uname().nodename, "pid": me.pid, "started": me.create_time()}
+    lock = copy.run_directory / "writer.000900.json"
+    lock.write_text(json.dumps(owner))
     refused = copy.start()
     assert refused.wait() != 0
-    assert "process 1 on another-node is writing to this run" in copy.terminal()
+    assert f"process {me.pid} on {os.uname().nodename} is writing to" in copy.terminal()
     assert (copy.treasures(), copy.metrics()) == (treasures, metrics)
     lock.unlink()
 

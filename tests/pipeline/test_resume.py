@@ -91,7 +91,7 @@ def test_a_request_to_stop(bench: Bench, undisturbed: Run) -> None:
     process.terminate()
     rank.resume()
     output, _ = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert "preempted: stopped by a signal, state saved" in output
     assert "Traceback" not in output
     assert run.attempt().status == "preempted"

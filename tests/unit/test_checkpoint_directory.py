@@ -40,7 +40,7 @@ def manifest(iteration: int, source: Path, key: str = KEY) -> CheckpointManifest
 
 def write(root: Path, iteration: int, key: str = KEY) -> Path:
     """Publish a checkpoint of two files, one of them in a directory."""
-    source = directory.temporary(root, iteration)
+    source = directory.temporary(root, iteration, 1)
     (source / "inner").mkdir(parents=True)
     (source / "common.pt").write_bytes(b"common" * iteration)
     (source / "inner/0.distcp").write_bytes(bytes(range(256)) * 8)
