@@ -123,7 +123,7 @@ def _submit_once(job: Job, arguments: Sequence[str]) -> str:
     if done.returncode == 0:
         return done.stdout.strip().partition(";")[0]
     complaint = " ".join(done.stderr.split())
-    if "ontact" in complaint or "onnection" in complaint or "timed out" in complaint:
+    if any(word in complaint.lower() for word in ("contact", "connection", "timed out")):
         raise _Unanswered(complaint)
     raise UnavailableError(
         f"{job.name}: sbatch refuses it: {complaint}. Fix: correct the resource with "

@@ -53,8 +53,8 @@ class GemmTuning(Keys):
     )
     step_rounds: int = key(
         6,
-        doc="Whole training steps that are timed with and without the tuned kernels, in turn, "
-        "where one rank holds the model; 0: none.",
+        doc="Rounds, in each of two runs, of whole training steps with and without the tuned "
+        "kernels in turn, where one rank holds the model; 0: none.",
         identity="tune",
         ge=0,
     )
