@@ -27,4 +27,5 @@ def test_a_command_resolves(command: str) -> None:
     assert option == "--config"
     settings = load(target.removeprefix("train_"), overrides(changes), root=REPOSITORY, stages=())
     assert settings.settings.platform != "cpu"
-    assert not settings.settings.gemm_tuning.enabled
+    tuning = PAGE[PAGE.index("## GEMM tuning") : PAGE.index("## What is still")]
+    assert settings.settings.gemm_tuning.enabled == (command in tuning)
