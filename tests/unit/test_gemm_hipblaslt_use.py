@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_gemm_hipblaslt_files import header, problem, tuned_row
 
 from primus.artifacts.gemm import save_lines
@@ -38,6 +39,20 @@ def dump_of(*runs: tuple[Problem, dict[str, int]]) -> Dump[tuple[Problem, str]]:
 
 
 # The dump
+
+
+def test_a_dumped_problem_is_the_one_that_a_trace_finds(tmp_path: Path) -> None:
+    line = (
+        "hipblaslt-bench --api_method c -m 256 -n 256 -k 1 --lda 256 --ldb 1 --ldc 256 --ldd 256  "
+        "--stride_a 0 --stride_b 0 --stride_c 0 --stride_d 0  --alpha 1.000000 --beta 0.000000 "
+        "--transA N --transB N --batch_count 1 --scaleA 0 --scaleB 0  --a_type f32_r --b_type f32_r "
+        "--c_type f32_r --d_type f32_r --scale_type f32_r --bias_type f32_r   --compute_type f32_r "
+        "--algo_method index --solution_index 1214 --activation_type none --any_stride "
+        "--rotating 0 --cold_iters 0 --iters 0 "
+    )
+    (tmp_path / "hipblaslt_7.log").write_text(line + "\n")
+    traced = Problem.from_mm(torch.ones(256, 1), torch.ones(1, 256))
+    assert list(read(tmp_path).calls) == [(traced, "solution_1214")]
 
 
 def test_a_dump_unsets_what_would_silence_or_steer_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from primus.gemm.formats.bench_line import BenchLine
@@ -48,4 +49,13 @@ def _call(line: str) -> tuple[Problem, str] | None:
         return None
     parsed = BenchLine.parse(line[line.index(_PROGRAM) :])
     index = parsed.run.solution_index
-    return parsed.problem, f"solution_{index}" if index >= 0 else ""
+    return _plain(parsed.problem), f"solution_{index}" if index >= 0 else ""
+
+
+def _plain(problem: Problem) -> Problem:
+    """The problem as a trace names it, so that both find the same times in the store.
+
+    The library logs `--any_stride`, and a type of a bias, where there is nothing to either.
+    """
+    bias_type = problem.bias_type if problem.bias_vector else ""
+    return replace(problem, any_stride=False, bias_type=bias_type)
