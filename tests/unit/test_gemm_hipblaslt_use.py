@@ -45,8 +45,9 @@ def test_a_dumped_problem_is_the_one_that_a_trace_finds(tmp_path: Path) -> None:
     line = (
         "hipblaslt-bench --api_method c -m 256 -n 256 -k 1 --lda 256 --ldb 1 --ldc 256 --ldd 256  "
         "--stride_a 0 --stride_b 0 --stride_c 0 --stride_d 0  --alpha 1.000000 --beta 0.000000 "
-        "--transA N --transB N --batch_count 1 --scaleA 0 --scaleB 0  --a_type f32_r --b_type f32_r "
-        "--c_type f32_r --d_type f32_r --scale_type f32_r --bias_type f32_r   --compute_type f32_r "
+        "--transA N --transB N --batch_count 1 --scaleA 0 --scaleB 0  --a_type f32_r "
+        "--b_type f32_r --c_type f32_r --d_type f32_r --scale_type f32_r --bias_type f32_r   "
+        "--compute_type f32_r "
         "--algo_method index --solution_index 1214 --activation_type none --any_stride "
         "--rotating 0 --cold_iters 0 --iters 0 "
     )

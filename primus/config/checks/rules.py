@@ -56,6 +56,7 @@ REST: tuple[Check, ...] = (
     data.paths,
     schedule.overlap,
     machine.tuning,
+    machine.proof,
     machine.container,
     machine.cluster,
 )
