@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,20 @@ OPTIONS = {
     "mem_mb": "mem",
     "runtime": "time",
 }
+
+
+_COMMENT = "primus:"
+
+
+def key_of(rule: str, output: Iterable[Any]) -> str:
+    """Hash of the working directory and of what a job makes; equal for the same work."""
+    work = [os.getcwd(), rule, sorted(map(str, output))]
+    return sha256_text(canonical_json(work))[:16]
+
+
+def comment_of(rule: str, output: Iterable[Any]) -> str:
+    """By which the job that makes `output` is found in the queue."""
+    return _COMMENT + key_of(rule, output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +85,9 @@ class Job:
         rule = str(content.get("rule") or content.get("groupid") or "job")
         wildcards = content.get("wildcards") or {}
         owner = wildcards.get("experiment") or wildcards.get("owner") or wildcards.get("dataset")
-        work = [os.getcwd(), rule, sorted(map(str, content.get("output", [])))]
         return cls(
             name=_NAME.sub("_", f"{rule}.{owner}" if owner else rule),
-            key=sha256_text(canonical_json(work))[:16],
+            key=key_of(rule, content.get("output", [])),
             threads=int(content.get("threads", 1)),
             resources=content.get("resources", {}),
         )
@@ -88,7 +101,7 @@ class Job:
     @property
     def comment(self) -> str:
         """By which a job that is queued or runs is found again."""
-        return f"primus:{self.key}"
+        return _COMMENT + self.key
 
     def options(self, log: Path) -> list[str]:
         """Options for sbatch.

@@ -32,11 +32,23 @@ def find(comment: str) -> str | None:
     Raises:
         QueueError: the cluster does not answer.
     """
-    for line in _run(["squeue", "--me", "--noheader", "--format=%i|%T|%k"]).splitlines():
-        job, state, its = line.split("|", 2)
-        if its.strip() == comment and state not in ("COMPLETING", "COMPLETED"):
-            return job
-    return None
+    found = mine().get(comment)
+    return found.partition(" ")[0] if found is not None else None
+
+
+def mine() -> dict[str, str]:
+    """`number STATE` of this user's jobs that wait or run, by comment.
+
+    Raises:
+        QueueError: the cluster does not answer.
+    """
+    lines = _run(["squeue", "--me", "--noheader", "--format=%i|%T|%k"]).splitlines()
+    jobs = (line.split("|", 2) for line in lines)
+    return {
+        comment.strip(): f"{job} {state}"
+        for job, state, comment in jobs
+        if state not in ("COMPLETING", "COMPLETED")
+    }
 
 
 def state_of(job: str) -> JobState | None:

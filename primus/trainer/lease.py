@@ -108,6 +108,25 @@ class _Owner:
         return f"process {self.pid} on {self.host}{job}"
 
 
+def writer_of(directory: Path) -> str | None:
+    """Who writes to the run now, as far as can be told without waiting; None for nobody.
+
+    An owner on another host counts as alive while its last heartbeat is younger than it takes to
+    count as gone, by this host's clock.
+    """
+    newest = _newest(directory)
+    owner = _read(directory, newest) if newest else None
+    if owner is None or owner.released:
+        return None
+    if owner.host == socket.gethostname():
+        return str(owner) if _lives_here(owner) else None
+    try:
+        age = time.time() - _beat_path(directory, newest).stat().st_mtime
+    except OSError:
+        return None
+    return str(owner) if age < PATIENCE_SECONDS else None
+
+
 @contextmanager
 def lease(directory: Path) -> Iterator[Lease]:
     """Hold the run for this process; waits a minute for an owner on another host to show life.
