@@ -100,5 +100,6 @@ def _run(command: Sequence[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise QueueError(f"{command[0]} has not answered for {_SECONDS:.0f} s") from error
     if done.returncode != 0:
-        raise QueueError(f"{command[0]}: {done.stderr.strip() or done.returncode}")
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise QueueError(f"{command[0]}: {lines[-1].removeprefix(f'{command[0]}: ')}")
     return done.stdout
