@@ -85,9 +85,13 @@ class Job:
         rule = str(content.get("rule") or content.get("groupid") or "job")
         wildcards = content.get("wildcards") or {}
         owner = wildcards.get("experiment") or wildcards.get("owner") or wildcards.get("dataset")
+        # A group that is started again may have fewer members left; Snakemake numbers it by its
+        # last one.
+        group = content.get("type") == "group"
+        work = [content.get("jobid")] if group else content.get("output") or []
         return cls(
             name=_NAME.sub("_", f"{rule}.{owner}" if owner else rule),
-            key=key_of(rule, content.get("output", [])),
+            key=key_of(rule, work),
             threads=int(content.get("threads", 1)),
             resources=content.get("resources", {}),
         )

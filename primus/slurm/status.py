@@ -61,14 +61,14 @@ def verdict(job: str) -> Verdict:
         if ended is not None:
             return "success" if ended == 0 else _failed(job, f"ended with status {ended}")
         return _after_grace(job, "unknown to the cluster, and did not note its end")
+    if found.state == "PREEMPTED":
+        # SLURM starts it again, where it may.
+        return _after_grace(job, "PREEMPTED and not started again")
     _forget_grace(job)
     if found.state == "COMPLETED":
         return "success" if ended in (0, None) else _failed(job, f"ended with status {ended}")
     if found.state in FAILED:
         return _failed(job, f"{found.state} ({found.reason})")
-    if found.state == "PREEMPTED":
-        # SLURM starts it again, where it may.
-        return _after_grace(job, "PREEMPTED and not started again")
     if found.state == "PENDING" and any(held in found.reason for held in HELD):
         return _failed(job, f"held: {found.reason}; release it with scontrol release {job}")
     if found.state not in ALIVE:
