@@ -62,7 +62,7 @@ quick-tests: dev
 	pytest -n 2 -m "not slow and not pipeline" $(QUICK_TESTS)
 
 slow-tests: dev
-	pytest --durations=10 -m "(slow or pipeline) and not gpu and not slurm" tests
+	pytest -n 2 --dist loadfile --durations=10 -m "(slow or pipeline) and not gpu and not slurm" tests
 
 test-slurm: dev
 	python tests/slurm/lab.py --if-possible --nodes 4 -- pytest -m slurm tests/slurm
