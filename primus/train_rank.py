@@ -76,8 +76,8 @@ def _train(settings: StageSettings, args: argparse.Namespace, started: float) ->
     with ExitStack() as stack:
         record = _AttemptRecord(settings, args, started)
         leader = torch.distributed.get_rank() == 0
-        held = stack.enter_context(lease(args.run_directory)) if leader else None
         try:
+            held = stack.enter_context(lease(args.run_directory)) if leader else None
             _attempt(settings, args, device, record, held)
         except PrimusError as error:
             record.end("failed", str(error), mendable=isinstance(error, UserError))

@@ -108,18 +108,22 @@ class Run:
             shutil.rmtree(other.directory / "attempts")
         return other
 
-    def start(self) -> subprocess.Popen[str]:
-        """Start `python -m primus.train`."""
+    def command(self) -> list[str]:
+        """The argument list of the train stage, whose settings are written on the way."""
         settings = self.bench.path / f"{self.directory.name}.settings.json"
         settings_of("train", **self.changes).save(settings)
+        return [
+            *(sys.executable, "-m", "primus.train", "--settings", str(settings)),
+            *("--samples", str(self.bench.samples)),
+            *("--tokenizer", str(self.bench.tokenizer)),
+            *("--output", str(self.directory / "train.json")),
+            *(("--tuned", str(self.tuned)) if self.tuned else ()),
+        ]
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start `python -m primus.train`."""
         return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "primus.train", "--settings", str(settings)),
-                *("--samples", str(self.bench.samples)),
-                *("--tokenizer", str(self.bench.tokenizer)),
-                *("--output", str(self.directory / "train.json")),
-                *(("--tuned", str(self.tuned)) if self.tuned else ()),
-            ],
+            self.command(),
             env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
