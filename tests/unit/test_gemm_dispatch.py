@@ -217,7 +217,7 @@ def test_works_inside_an_autograd_function(tmp_path) -> None:
     Linear.apply(x, w).backward(g)
     assert dispatcher.use().hits == 3
     torch.testing.assert_close(x.grad, g @ w.detach())
-    torch.testing.assert_close(w.grad, g.t() @ x.detach())
+    torch.testing.assert_close(w.grad, g.t() @ x.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_another_stack_is_refused_naming_both_values(tmp_path) -> None:
