@@ -45,14 +45,21 @@ class Ranks:
     environment: Mapping[str, str | None]
     log_directory: Path
 
+    @property
+    def is_step(self) -> bool:
+        """They start as a step of a SLURM job, on one node or several.
+
+        Of the processes of a job only those of a step are warned before its time is over.
+        """
+        return self.nodes > 1 or JOB in os.environ
+
     def command(self) -> list[str]:
         """The argument list that starts the ranks.
 
         Raises:
             UnavailableError: more nodes than this machine, or the SLURM job it is part of, has.
         """
-        # Of the processes of a job only those of a step are warned before its time is over.
-        if self.nodes > 1 or JOB in os.environ:
+        if self.is_step:
             return self._step()
         if self.nproc_per_node == 1:
             return [sys.executable, "-u", "-m", self.module, *self.arguments]
@@ -75,14 +82,20 @@ class Ranks:
             )
         cores = os.environ.get("SLURM_CPUS_PER_TASK")
         return [
-            *("srun", f"--nodes={self.nodes}", f"--ntasks={self.nodes}", "--ntasks-per-node=1"),
+            *one_per_node(self.nodes),
             *((f"--cpus-per-task={cores}",) if cores else ()),
-            # Ranks bind themselves, where they do; one that dies must not leave the others waiting.
-            *("--cpu-bind=none", "--kill-on-bad-exit=1", "--unbuffered"),
+            # Ranks bind themselves, where they do.
+            *("--cpu-bind=none", "--unbuffered"),
             *(sys.executable, "-u", "-m", "primus.node"),
             *("--nproc-per-node", str(self.nproc_per_node), "--log-dir", str(self.log_directory)),
             *("--module", self.module, "--", *self.arguments),
         ]
+
+
+def one_per_node(nodes: int) -> list[str]:
+    """srun for a step of one task on each node of this job; one that fails ends the others."""
+    one_each = (f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1")
+    return ["srun", *one_each, "--kill-on-bad-exit=1"]
 
 
 # Large tensors stay mapped between steps and lie in huge pages, so that they cost no page faults.
@@ -108,6 +121,12 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {name: str(threads) for name in names} | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
+def python_path() -> str:
+    """PYTHONPATH for a child that finds this package from whatever directory it starts in."""
+    root = str(Path(__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
 def run_ranks(ranks: Ranks) -> int:
     """Start the ranks, pass SIGTERM, SIGINT and SIGUSR1 on to them, and wait.
 
@@ -121,7 +140,7 @@ def run_ranks(ranks: Ranks) -> int:
         "PYTHONUNBUFFERED": "1",
         # Instead of "[default0]:"; torchrun takes an empty one for none given.
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": " ",
-        "MASTER_PORT": str(_free_port()),
+        **({"MASTER_PORT": str(_free_port())} if ranks.is_step else {}),
         **ranks.environment,
     }
     environment = {name: value for name, value in wanted.items() if value is not None}

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
+from primus.config.layout import model_parallel_ranks
 from primus.errors import TrainingError, run_main
 from primus.launch import Ranks, run_ranks, thread_environment
-from primus.watched_steps import model_parallel_ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:

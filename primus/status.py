@@ -111,7 +111,9 @@ def status_of(directory: Path, jobs: Mapping[str, str]) -> RunStatus:
     iteration = row.iteration if row is not None else 0
     target = _target(directory, last)
     state, where = _state(directory, last, jobs, target)
-    alive = state == "running" and row is not None and target is not None
+    left = None
+    if state == "running" and row is not None and target is not None:
+        left = (target - iteration) * row.seconds_per_iteration
     times = [row.time] if row is not None else []
     times += [last.finished or last.started] if last is not None else []
     return RunStatus(
@@ -122,9 +124,7 @@ def status_of(directory: Path, jobs: Mapping[str, str]) -> RunStatus:
         target=target,
         loss=row.loss if row is not None else None,
         tokens_per_second=row.tokens_per_second if row is not None else None,
-        seconds_left=(target - iteration) * row.seconds_per_iteration
-        if alive and row is not None and target is not None
-        else None,
+        seconds_left=left,
         attempts=len(tried),
         updated=max(times, default=None),
         where=where,

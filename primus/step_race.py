@@ -19,6 +19,8 @@ from typing import Any
 from typing_extensions import Self
 
 from primus.errors import PrimusError
+from primus.gemm.measure import turns
+from primus.launch import python_path
 
 # The first step compiles; with the next ones memory settles.
 WARM_UP = 4
@@ -79,13 +81,11 @@ def race(
         for process in started.values():
             for _ in range(WARM_UP):
                 process.step()
-        names = list(entries)
         for _ in range(runs):
             for found in times.values():
                 found.samples.append([])
-            for number in range(rounds):
-                turn = number % len(names)
-                for name in [*names[turn:], *names[:turn]]:
+            for order in turns(list(entries), rounds):
+                for name in order:
                     answer = started[name].step()
                     times[name].samples[-1].append(float(answer["us"]))
                     times[name].served = int(answer["served"])
@@ -106,7 +106,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env={**os.environ, **self._entry.environment, "PYTHONPATH": _python_path()},
+            env={**os.environ, **self._entry.environment, "PYTHONPATH": python_path()},
             start_new_session=True,
         )
         self._selector = selectors.DefaultSelector()
@@ -152,12 +152,6 @@ class _Process:
         lines = self._words.read().decode(errors="replace").split("\n")
         last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
         return f"the steps of {self._name!r} ended with {how}: {last[:_LAST_CHARACTERS]}"
-
-
-def _python_path() -> str:
-    """So that the process finds this package from whatever directory it starts in."""
-    root = str(Path(__file__).resolve().parents[1])
-    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
 
 
 def step_command(shapes: Path, threads: int, tuned: Path | None) -> list[str]:

@@ -35,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_settings_arguments(parser)
     parser.add_argument("--shapes", type=Path, required=True, help="shapes.jsonl of the experiment")
     parser.add_argument("--output", type=Path, help="tuned.jsonl to write")
-    parser.add_argument(
-        "--verify", action="store_true", help="was --tuned applied? see tune_verify"
-    )
+    parser.add_argument("--verify", action="store_true", help="was --tuned applied?")
     parser.add_argument("--tuned", type=Path, help="tuned.jsonl to verify")
     args = parser.parse_args(arguments)
     if (args.tuned if args.verify else args.output) is None:
@@ -72,9 +70,10 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
         replay_file=keys.replay_file,
         workspace_mib=keys.workspace_mib,
     )
+    backend = load_backend(spec)
     search = SearchSettings(
         coverage=keys.coverage,
-        min_gain=keys.min_gain if keys.min_gain is not None else load_backend(spec).min_gain,
+        min_gain=keys.min_gain if keys.min_gain is not None else backend.min_gain,
         allow_lossy=keys.allow_lossy,
         budget_seconds=60 * keys.budget_minutes,
         problem_timeout_seconds=keys.problem_timeout_seconds,
@@ -86,7 +85,7 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
     origin = Origin.here(settings.experiment, settings.key)
     result = tune(shapes, spec, search, keys.store, enabled=keys.enabled, origin=origin)
     header, rows = write_tuned(output, result, search, sha256_file(shapes_path))
-    load_backend(spec).write(header, rows, output.parent)
+    backend.write(header, rows, output.parent)
     print(summary(header, rows, measured=result.measured, reused=result.reused), flush=True)
     if keys.step_rounds == 0:
         return ""

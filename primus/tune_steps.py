@@ -32,7 +32,7 @@ from primus.artifacts.steps import (
     Steps,
 )
 from primus.config.frozen import StageSettings
-from primus.config.layout import least_ranks_per_stage
+from primus.config.layout import model_parallel_ranks
 from primus.errors import PrimusError
 from primus.gemm.applied import activate, with_users
 from primus.gemm.choose import choose
@@ -88,7 +88,7 @@ def _why_not(shapes: ShapesHeader, header: TunedHeader, deadline: float) -> str:
         return "the shapes were traced: the model may not fit into this machine"
     model = complete(StageSettings.of("shapes", shapes.model))
     try:
-        ranks = model.pipeline_model_parallel_size * least_ranks_per_stage(model)
+        ranks = model_parallel_ranks(model)
     except AttributeError:  # shapes of an older version, or made by hand
         return "the shapes do not say of which model they are"
     if ranks > 1:

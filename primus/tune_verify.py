@@ -18,6 +18,7 @@ from typing import Any
 
 from primus.artifacts.run import TunedUse, TunedVerification
 from primus.config.frozen import StageSettings
+from primus.config.layout import model_parallel_ranks
 from primus.errors import (
     ArtifactError,
     PrimusError,
@@ -36,7 +37,7 @@ from primus.gemm.applied import (
 )
 from primus.gemm.tuned import TunedResult
 from primus.gemm.verify import failures, table, verdicts
-from primus.watched_steps import RANK, keep_logs_of, model_parallel_ranks, run_steps
+from primus.watched_steps import RANK, keep_logs_of, run_steps
 
 ITERATIONS = 2
 _OVERRIDE = "HIPBLASLT_TUNING_OVERRIDE_FILE"

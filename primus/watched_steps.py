@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primus.config.frozen import StageSettings
-from primus.config.layout import least_ranks_per_stage
+from primus.config.layout import model_parallel_ranks
 from primus.errors import TrainingError
 from primus.launch import Ranks, run_ranks, thread_environment
 
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 RANK = "primus.watched_rank"
 # Of hipBLASLt's own log, and of the library that counts cuBLASLt's calls.
 _LOGS = (".log", ".calls")
-
-
-def model_parallel_ranks(settings: StageSettings) -> int:
-    """Ranks that hold one copy of the model; more only repeat the same shapes."""
-    return int(settings.pipeline_model_parallel_size * least_ranks_per_stage(settings))
 
 
 def run_steps(

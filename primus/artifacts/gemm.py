@@ -129,6 +129,12 @@ class TunedRow(_Line):
     tokens: Tokens | None = None
     details: dict[str, Any] = {}
 
+    @property
+    def times(self) -> dict[str, float]:
+        """Microseconds per call by candidate, of those that are known."""
+        own = {"default": self.default_us, self.candidate: self.tuned_us}
+        return self.others | {name: us for name, us in own.items() if us is not None}
+
 
 Header = TypeVar("Header", bound=_Line)
 Row = TypeVar("Row", bound=_Line)

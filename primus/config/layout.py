@@ -75,6 +75,11 @@ def least_ranks_per_stage(s: Any) -> int:
     return math.lcm(dense, tensor * s.expert_model_parallel_size)
 
 
+def model_parallel_ranks(s: Any) -> int:
+    """Ranks that hold one copy of the model."""
+    return int(s.pipeline_model_parallel_size * least_ranks_per_stage(s))
+
+
 def layers_per_stage(s: Any) -> tuple[int, ...]:
     """Layers of each pipeline stage, those of multi-token prediction not among them.
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from primus.errors import ArtifactError, UserError, run_main
+from primus.launch import one_per_node
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,8 +43,7 @@ def activated(tuned: Path, *, threads: int, nodes: int = 1) -> dict[str, str]:
     """
     command = [sys.executable, "-m", "primus.gemm.activate", str(tuned), str(threads)]
     if nodes > 1 and "SLURM_JOB_ID" in os.environ:
-        one_each = (f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1")
-        command = ["srun", *one_each, "--kill-on-bad-exit=1", *command]
+        command = [*one_per_node(nodes), *command]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.splitlines()

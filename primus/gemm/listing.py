@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from primus.gemm.backends import BACKENDS
+from primus.gemm.backends import BACKENDS, backend_class
 from primus.gemm.backends.base import DEFAULT, Backend
 from primus.gemm.choose import Choice, choose
 from primus.gemm.problem import Problem
@@ -64,11 +63,7 @@ def _about(stack: StoredStack) -> list[str]:
 
 def _min_gain(backend: str) -> float:
     """The backend's own; the base class's for one that is not known here."""
-    if backend not in BACKENDS:
-        return Backend.min_gain
-    module, name = BACKENDS[backend].split(":")
-    gain: float = getattr(import_module(module), name).min_gain
-    return gain
+    return (backend_class(backend) if backend in BACKENDS else Backend).min_gain
 
 
 def _choice(times: Times, min_gain: float) -> Choice | None:

@@ -7,7 +7,7 @@ setting; `primus.gemm.choose` decides from them.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -182,13 +182,19 @@ def _first_line(error: RuntimeError) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
+def turns(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
+    """The names once per round; who comes first changes from round to round."""
+    for number in range(rounds):
+        first = number % len(names)
+        yield [*names[first:], *names[:first]]
+
+
 def interleave_one_by_one(
     backend: Backend, problem: Problem, names: Sequence[str], rounds: int
 ) -> dict[str, list[float]]:
-    """Rounds of one sample of each; who comes first changes from round to round."""
+    """Rounds of one sample of each, in turns."""
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in [*names[turn:], *names[:turn]]:
+    for order in turns(names, rounds):
+        for name in order:
             samples[name].append(round(backend.measure(problem, name), 3))
     return samples

@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 from primus.gemm.backends.base import BackendSpec
+from primus.launch import python_path
 
 _LAST_LINES = 3
 _LAST_CHARACTERS = 400
@@ -39,7 +39,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **environment, "PYTHONPATH": _python_path()},
+            env={**os.environ, **environment, "PYTHONPATH": python_path()},
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -135,9 +135,3 @@ def unregister(selector: selectors.BaseSelector, process: Process) -> None:
     for stream in (process.stdout, process.stderr):
         with suppress(KeyError):
             selector.unregister(stream)
-
-
-def _python_path() -> str:
-    """So that the worker finds this package from whatever directory it starts in."""
-    root = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from lab import Lab, wait
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 from trainer_run import REPOSITORY, Bench, Run
+
+from primus.trainer.run_directory import attempts
 
 pytestmark = pytest.mark.slurm
 
@@ -63,7 +66,7 @@ class Job:
             text=True,
             check=False,
             cwd=self.run.bench.path,
-            env={**_environment(), "PYTHONPATH": str(REPOSITORY)},
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -95,12 +98,6 @@ class Job:
             check=True,
         )
         return int(done.stdout.strip().removeprefix("node"))
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +139,7 @@ def test_a_run_that_is_told_to_stop_goes_on_in_the_jobs_next_turn(
     job.wait_for(7)
     subprocess.run(["scancel", f"--signal={signal}", job.number], check=True)
     job.finish()
-    first, *others = [attempt.status for attempt in attempts(run)]
+    first, *others = [attempt.status for attempt in attempts(run.directory)]
     assert (first, others[-1]) == ("preempted", "completed")
     assert [row.iteration for row in run.rows()] == list(range(1, 51)), "nothing ran twice"
     assert run.curve() == undisturbed.curve()
@@ -160,8 +157,8 @@ def test_a_lost_node_costs_at_most_what_was_not_saved(
         job.finish()
     finally:
         lab.start_node(node)
-    assert len(attempts(run)) == 2
-    assert attempts(run)[-1].resumed_from is not None
+    assert len(attempts(run.directory)) == 2
+    assert attempts(run.directory)[-1].resumed_from is not None
     assert run.curve() == undisturbed.curve()
 
 
@@ -186,9 +183,3 @@ def test_a_second_writer_is_refused_and_the_first_one_named(lab: Lab, bench: Ben
     assert f"(SLURM job {job.number})" in output
     assert "is writing to this run" in output
     subprocess.run(["scancel", job.number], check=True)
-
-
-def attempts(run: Run) -> list[Any]:
-    from primus.trainer.run_directory import attempts as read
-
-    return read(run.directory)

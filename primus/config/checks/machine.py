@@ -7,7 +7,7 @@ from typing import Any
 
 from primus.config.checks.fault import Context, Fault
 from primus.config.cluster import repeated
-from primus.config.layout import least_ranks_per_stage
+from primus.config.layout import model_parallel_ranks
 
 
 def tuning(s: Any, context: Context) -> Iterator[Fault]:
@@ -34,7 +34,7 @@ def proof(s: Any, context: Context) -> Iterator[Fault]:
     tuning = s.gemm_tuning
     if s.gemm_backend != "hipblaslt" or not (tuning.enabled and tuning.require):
         return
-    ranks = s.pipeline_model_parallel_size * least_ranks_per_stage(s)
+    ranks = model_parallel_ranks(s)
     if "train" in context.stages and ranks > s.nproc_per_node:
         why = (
             f"cannot be shown: hipBLASLt logs what it used, the log is taken on one node, and a "

@@ -15,6 +15,13 @@ BACKENDS = {
 }
 
 
+def backend_class(name: str) -> type[Backend]:
+    """The class of a backend that stands in BACKENDS."""
+    module, class_name = BACKENDS[name].split(":")
+    found: type[Backend] = getattr(import_module(module), class_name)
+    return found
+
+
 def load_backend(spec: BackendSpec) -> Backend:
     """Open the backend that `spec` names.
 
@@ -26,8 +33,7 @@ def load_backend(spec: BackendSpec) -> Backend:
             f"gemm_backend = {spec.name}: not among {', '.join(sorted(BACKENDS))}. "
             "Fix: choose one of these, or set gemm_tuning.enabled to false"
         )
-    module, name = BACKENDS[spec.name].split(":")
-    opened: Backend = getattr(import_module(module), name)(spec)
+    opened = backend_class(spec.name)(spec)
     reason = opened.unavailable()
     if reason is not None:
         raise UnavailableError(

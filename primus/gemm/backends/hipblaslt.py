@@ -18,6 +18,7 @@ from primus.gemm.hipblaslt.node import read_node, tool_version
 from primus.gemm.hipblaslt.output import BenchRow
 from primus.gemm.hipblaslt.results_file import Entry
 from primus.gemm.hipblaslt.tool import NAME, find_tool
+from primus.gemm.measure import turns
 from primus.gemm.problem import Problem
 from primus.gemm.stack import Stack
 
@@ -148,12 +149,11 @@ class HipblasltBackend(Backend):
     ) -> dict[str, list[float]]:
         samples: dict[str, list[float]] = {name: [] for name in candidates}
         begin = time.monotonic()
-        for number in range(rounds):
+        for number, order in enumerate(turns(candidates, rounds)):
             spent = time.monotonic() - begin
             if number >= _MIN_ROUNDS and spent * (number + 1) / number > _INTERLEAVE_SECONDS:
                 break
-            turn = number % len(candidates)
-            for name in [*candidates[turn:], *candidates[:turn]]:
+            for name in order:
                 samples[name].append(round(self.measure(problem, name), 3))
         return samples
 

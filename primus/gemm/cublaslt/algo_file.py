@@ -6,7 +6,7 @@ library and the device for which it holds. `native/tuned_file.cpp` reads it in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def _entry(text: str, group: Sequence[TunedRow]) -> Entry:
 def _least(group: Sequence[TunedRow]) -> str:
     """The choice of some row with the least calls x time; the default where none is comparable."""
     timed = [row for row in group if row.default_us is not None]
-    times = [_times(row) for row in timed]
+    times = [row.times for row in timed]
     candidates = [row.candidate for row in timed]
     common = [c for c in (DEFAULT, *candidates) if all(c in t for t in times)]
 
@@ -90,15 +90,6 @@ def _least(group: Sequence[TunedRow]) -> str:
         return sum(row.calls * t[candidate] for row, t in zip(timed, times, strict=True))
 
     return min(common, key=total) if timed and common else DEFAULT
-
-
-def _times(row: TunedRow) -> Mapping[str, float]:
-    times = dict(row.others)
-    if row.default_us is not None:
-        times[DEFAULT] = row.default_us
-    if row.tuned_us is not None:
-        times[row.candidate] = row.tuned_us
-    return times
 
 
 def write_algorithms(path: Path, header: AlgorithmHeader, entries: Sequence[Entry]) -> None:

@@ -73,7 +73,7 @@ def _serve(rows: tuple[TunedRow, ...]) -> Served:
     for name in wanted:
         totals[name] = 0.0
         for row in rows:
-            us = _time(row, name)
+            us = row.times.get(name)
             if us is None:
                 us = row.default_us or 0.0
                 assumed.append((name, row.text))
@@ -82,9 +82,3 @@ def _serve(rows: tuple[TunedRow, ...]) -> Served:
     sources = [row for row in rows if row.candidate == best != DEFAULT]
     source = max(sources, key=lambda row: row.calls * (row.default_us or 0.0), default=None)
     return Served(rows, best, source, totals, tuple(assumed))
-
-
-def _time(row: TunedRow, candidate: str) -> float | None:
-    if candidate == DEFAULT:
-        return row.default_us
-    return row.tuned_us if candidate == row.candidate else row.others.get(candidate)
