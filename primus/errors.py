@@ -39,7 +39,9 @@ class Problem:
     def __str__(self) -> str:
         where = f"{self.file}: {self.key}" if self.key else self.file
         value = f" = {self.value}" if self.value else ""
-        return f"{where}{value}: {self.why}. Fix: {self.fix}"
+        text = f"{where}{value}: {self.why}. Fix: {self.fix}"
+        # Line ends of any alphabet, and what would steer the terminal, would make it no one line.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConfigError(UserError):

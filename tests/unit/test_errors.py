@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from primus.errors import Problem
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -26,3 +30,11 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert program.stderr.read() == b""
     assert program.wait() == 128 + 13
     program.stderr.close()
+
+
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\r", "\n", "\x1b[2J"])
+def test_a_mistake_is_one_line_whatever_its_value_holds(odd: str) -> None:
+    text = str(Problem(file="a.yaml", key="k", value=f"x{odd}y", why="is odd", fix="write z"))
+    assert len(text.splitlines()) == 1
+    assert text.isprintable()
+    assert text == f"a.yaml: k = x{ascii(odd)[1:-1]}y: is odd. Fix: write z"
