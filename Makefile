@@ -20,6 +20,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 DEMO := llama3_8B_tiny
 QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
+SLURM_TESTS := $(wildcard tests/slurm/test_*.py)
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
@@ -64,8 +65,15 @@ quick-tests: dev
 slow-tests: dev
 	pytest -n 2 --dist loadfile --durations=10 -m "(slow or pipeline) and not gpu and not slurm" tests
 
+# Each file has a cluster of its own; most of a test's time is waiting for SLURM.
 test-slurm: dev
-	python tests/slurm/lab.py --if-possible --nodes 4 -- pytest -m slurm tests/slurm
+	@$(MAKE) -j 3 --output-sync=target $(SLURM_TESTS)
+
+.PHONY: $(SLURM_TESTS)
+$(SLURM_TESTS):
+	@python tests/slurm/lab.py --if-possible --nodes 4 $(LAB_OPTIONS) -- pytest -m slurm --durations=5 $@
+
+tests/slurm/test_accounting.py: LAB_OPTIONS := --accounting --min-job-age 2
 
 fix: dev
 	ruff check --fix --exit-zero

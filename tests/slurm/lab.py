@@ -32,6 +32,7 @@ CPUS = 16
 MEMORY_MB = 64000
 GPUS = 8
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sinfo", "ip", "unshare", "nsenter")
+_UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--net", "--mount-proc", "--kill-child")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacctmgr")
 
 _SLURM_CONF = """\
@@ -132,9 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         directory,
         *(sys.argv[1:] if argv is None else argv),
     ]
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--net", "--mount-proc", "--kill-child"]
     try:
-        return subprocess.run([*unshare, *again], check=False).returncode
+        return subprocess.run([*_UNSHARE, *again], check=False).returncode
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -145,7 +145,10 @@ def unavailable(*, accounting: bool = False) -> str | None:
         return "needs root: it makes namespaces and network devices"
     programs = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
     missing = [name for name in programs if shutil.which(name) is None]
-    return f"not installed: {', '.join(missing)}" if missing else None
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    done = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
+    return f"no namespaces: {done.stderr.strip()}" if done.returncode != 0 else None
 
 
 @dataclass(frozen=True)
