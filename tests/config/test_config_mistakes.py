@@ -258,6 +258,12 @@ EDITS = [
 ]
 
 
+@pytest.mark.fault(
+    30,
+    40,
+    injected="keys misspelt, unknown, repeated; YAML that runs code; names with paths",
+    observed="one line with file, key, value and fix",
+)
 @pytest.mark.parametrize(("before", "after", "message"), EDITS)
 def test_one_mistake_is_one_line(root: Root, before: str, after: str, message: str) -> None:
     root.edit(before, after)
@@ -555,6 +561,12 @@ COMBINATIONS = [
 ]
 
 
+@pytest.mark.fault(
+    31,
+    32,
+    injected="ranks, batches and heads that do not divide",
+    observed="one line before anything runs",
+)
 @pytest.mark.parametrize(("overrides", "messages"), COMBINATIONS)
 def test_keys_that_do_not_go_together(
     root: Root, overrides: dict[str, Any], messages: list[str]

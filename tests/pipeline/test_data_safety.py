@@ -131,6 +131,12 @@ def test_everything_declared_deleted_and_everything_forced(copy: Copy) -> None:
     assert after.checkpoints == before.checkpoints
 
 
+@pytest.mark.fault(
+    1,
+    23,
+    injected="SIGKILL to the rank; a living owner's lease",
+    observed="checkpoints and metrics are as they were, the owner is named, the rerun resumes",
+)
 def test_a_train_job_that_fails(copy: Copy) -> None:
     """A crash in the middle, then a job that cannot even start, then the way to the end."""
     treasures, metrics = copy.treasures(), copy.metrics()
@@ -160,6 +166,12 @@ def test_a_train_job_that_fails(copy: Copy) -> None:
     assert copy.attempts()[-1].resumed_from is not None
 
 
+@pytest.mark.fault(
+    21,
+    22,
+    injected="SIGKILL to Snakemake, started again at once",
+    observed="--unlock is suggested, a second writer is refused, one writer wrote every row",
+)
 def test_snakemake_killed_while_the_trainer_lives_on(copy: Copy) -> None:
     """A second Snakemake must not bring a second writer to the run."""
     treasures, metrics = copy.treasures(), copy.metrics()

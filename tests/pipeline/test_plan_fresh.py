@@ -88,6 +88,11 @@ def test_a_target_without_an_experiment(untouched: Project) -> None:
     ]
 
 
+@pytest.mark.fault(
+    40,
+    injected="a config with Snakemake's own template switch",
+    observed="nothing runs, one line",
+)
 def test_a_file_that_would_run_code(untouched: Project) -> None:
     untouched.file().write_text(
         "__use_yte__: true\nmodel: llama3_8B_tiny\n?__import__('os').system('touch pwned'): 1\n"
@@ -110,6 +115,11 @@ def test_a_path_of_settings_that_changed(untouched: Project) -> None:
     assert "the configuration changed since that path was made" in errors(result)[0]
 
 
+@pytest.mark.fault(
+    40,
+    injected="shell syntax in names of text files",
+    observed="quoted",
+)
 def test_hostile_text_file_names_reach_no_shell(untouched: Project) -> None:
     text = untouched.path / "corpus/persuasion.txt"
     text.rename(text.with_name("a b;touch pwned;$(touch pwned)'\".txt"))

@@ -40,6 +40,11 @@ def curves(directory: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.fault(
+    42,
+    injected="other parallel sizes and numbers of ranks",
+    observed="the losses go on",
+)
 @pytest.mark.parametrize("case", EVERY)
 def test_losses_go_on(directory: Path, curves: dict[str, Any], case: str) -> None:
     saved = json.loads((directory / "save-1.json").read_text())

@@ -60,6 +60,12 @@ def test_a_finished_run_is_not_started_again(undisturbed: Run) -> None:
     assert undisturbed.manifest().loss == before.loss
 
 
+@pytest.mark.fault(
+    1,
+    23,
+    injected="SIGKILL at iteration 30; a second start beside it",
+    observed="SIGKILL is named, the second start refused, the rerun ends on the same curve",
+)
 def test_a_killed_rank(bench: Bench, undisturbed: Run) -> None:
     """Kill -9 at 60 %: said as such; the next start goes on from the newest checkpoint."""
     run = bench.run("killed")
@@ -83,6 +89,11 @@ def test_a_killed_rank(bench: Bench, undisturbed: Run) -> None:
     assert run.manifest().attempts == 2
 
 
+@pytest.mark.fault(
+    13,
+    injected="SIGTERM to the stage",
+    observed="saved, status 75, nothing runs twice",
+)
 def test_a_request_to_stop(bench: Bench, undisturbed: Run) -> None:
     """SIGTERM: the iteration ends, the state is saved, and the stage fails and says why."""
     run = bench.run("stopped")
@@ -115,6 +126,11 @@ def test_raising_train_iters_goes_on(bench: Bench, undisturbed: Run) -> None:
     assert longer.manifest().iteration == LAST
 
 
+@pytest.mark.fault(
+    8,
+    injected="one bit of the newest checkpoint",
+    observed="a warning that names it, the one before loads, the damaged one is kept aside",
+)
 def test_a_flipped_bit_falls_back_to_the_checkpoint_before(undisturbed: Run) -> None:
     run = undisturbed.copy("flipped", until=LAST)
     flip_a_bit(run.checkpoints()[-1])
@@ -128,6 +144,11 @@ def test_a_flipped_bit_falls_back_to_the_checkpoint_before(undisturbed: Run) -> 
     assert (run.directory / "checkpoints/damaged-iter_0000050-0").is_dir(), "kept for a person"
 
 
+@pytest.mark.fault(
+    10,
+    injected="one bit of every checkpoint",
+    observed="status 1, nothing is overwritten",
+)
 def test_no_good_checkpoint_is_no_silent_start_from_zero(undisturbed: Run) -> None:
     run = undisturbed.copy("all-bad", until=20)
     for checkpoint in run.checkpoints():
@@ -140,6 +161,11 @@ def test_no_good_checkpoint_is_no_silent_start_from_zero(undisturbed: Run) -> No
     assert run.rows()[-1].iteration == 20
 
 
+@pytest.mark.fault(
+    11,
+    injected="a learning rate of 1e30",
+    observed="stops within the step, names the iteration, saves nothing",
+)
 def test_numbers_that_go_wrong_are_not_saved(bench: Bench) -> None:
     run = bench.run("diverged", lr=1e30, lr_warmup_iters=0, save_interval=1, clip_grad=0.0)
     status, output = run.fail()
@@ -170,6 +196,11 @@ def test_what_this_machine_cannot_do_is_said(
     assert not run.checkpoints()
 
 
+@pytest.mark.fault(
+    21,
+    injected="SIGKILL to what started the ranks",
+    observed="no process is left behind, the rerun resumes",
+)
 def test_two_ranks_that_lose_their_starter(bench: Bench, undisturbed: Run) -> None:
     """Kill -9 of primus.train: no rank stays; two ranks go on to the losses of one."""
     run = bench.run("two-ranks", nproc_per_node=2)

@@ -95,6 +95,11 @@ class Stage:
         return said
 
 
+@pytest.mark.fault(
+    27,
+    injected="a stand-in tool that crashes, hangs, refuses and prints garbage on some problems",
+    observed="the others are kept, each failed one has its reason",
+)
 def test_winners_of_all_gpus_in_one_file_and_faults_as_reasons(tmp_path: Path) -> None:
     stage = Stage(
         tmp_path,
@@ -128,6 +133,11 @@ def test_winners_of_all_gpus_in_one_file_and_faults_as_reasons(tmp_path: Path) -
     assert not (tmp_path / "out" / RESULTS).exists()
 
 
+@pytest.mark.fault(
+    28,
+    injected="SIGKILL to the stage",
+    observed="what was measured is kept, the rest is measured",
+)
 def test_a_killed_stage_goes_on_where_it_was(tmp_path: Path) -> None:
     problems = [problem(k) for k in (128, 256, 384, 512)]
     stage = Stage(tmp_path, plan(k128=WINNER))
@@ -150,6 +160,11 @@ def test_a_killed_stage_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(calls(stage.rocm)) == count
 
 
+@pytest.mark.fault(
+    27,
+    injected="a stand-in tool that hangs",
+    observed="it is ended after its limit, and no process is left",
+)
 def test_a_tool_that_hangs_is_gone_after_the_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

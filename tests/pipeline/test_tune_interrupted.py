@@ -119,6 +119,11 @@ INTERRUPTIONS = [
 ]
 
 
+@pytest.mark.fault(
+    28,
+    injected="SIGKILL, SIGTERM and SIGINT while a store is filled",
+    observed="nothing is measured twice, the result is byte for byte that of an undisturbed stage",
+)
 def test_an_interrupted_stage_resumes_and_times_nothing_twice(tmp_path) -> None:
     (tmp_path / "undisturbed").mkdir()
     undisturbed = Stage(tmp_path / "undisturbed")

@@ -77,6 +77,13 @@ def test_a_published_checkpoint_verifies(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["iter_0000003"], "nothing temporary is left"
 
 
+@pytest.mark.fault(
+    7,
+    8,
+    9,
+    injected="files cut short, missing, strange; bits flipped; manifests torn",
+    observed="each is found before anything is loaded, and named",
+)
 @pytest.mark.parametrize(
     ("damage", "message"), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES]
 )
@@ -96,6 +103,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         directory.verify(path, KEY)
 
 
+@pytest.mark.fault(
+    9,
+    injected="no tracker file at all",
+    observed="names and manifests decide",
+)
 def test_newest_first_by_number_and_by_name_only(tmp_path: Path) -> None:
     for iteration in (2, 10, 12345678):
         write(tmp_path, iteration)

@@ -31,6 +31,11 @@ def test_files_are_counted_together(tmp_path: Path) -> None:
     assert (dump.lines, dump.skipped, dump.examples) == (6, 0, [])
 
 
+@pytest.mark.fault(
+    26,
+    injected="blank and malformed lines",
+    observed="skipped, with file and line",
+)
 def test_damage_is_named_and_counted(tmp_path: Path) -> None:
     good = b"7\n" * 1000
     paths = write(tmp_path, good + b"x\n\n7\nx\n" + good, good + b"\xff\n" + good + b"77")
@@ -45,6 +50,11 @@ def test_damage_is_named_and_counted(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.fault(
+    26,
+    injected="more than 1 % of malformed lines",
+    observed="an error",
+)
 def test_too_much_damage_is_an_error(tmp_path: Path) -> None:
     paths = write(tmp_path, b"1\n" * 98 + b"x\n" * 2 + b"# no number\n" * 1000)
     with pytest.raises(ArtifactError) as caught:
@@ -58,6 +68,11 @@ def test_too_much_damage_is_an_error(tmp_path: Path) -> None:
         read_dump(torn, parse)
 
 
+@pytest.mark.fault(
+    25,
+    injected="a last line cut short",
+    observed="dropped and counted",
+)
 def test_a_rank_that_was_killed_is_no_error(tmp_path: Path) -> None:
     """The last line of its file is torn: it is left out, whatever it seems to say."""
     paths = write(tmp_path, b"1\n2", b"3")

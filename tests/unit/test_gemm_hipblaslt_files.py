@@ -336,6 +336,11 @@ def test_a_row_without_what_the_file_needs_is_an_error(tmp_path: Path) -> None:
 # The refusal
 
 
+@pytest.mark.fault(
+    29,
+    injected="another version, architecture or number of compute units in the header",
+    observed="refused, both values are named",
+)
 @pytest.mark.parametrize(
     ("change", "said"),
     [

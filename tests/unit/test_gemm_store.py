@@ -62,6 +62,11 @@ def test_peaks_come_back(tmp_path) -> None:
     assert Store(tmp_path, STACK).get_peak("bf16_r") == 0.5
 
 
+@pytest.mark.fault(
+    28,
+    injected="torn and foreign files in the store",
+    observed="named",
+)
 def test_damage_is_named(tmp_path) -> None:
     store = Store(tmp_path, STACK)
     store.put(times(0))

@@ -61,6 +61,12 @@ def publish(directory: Path, generation: int, **values: Any) -> Path:
     return path
 
 
+@pytest.mark.fault(
+    23,
+    24,
+    injected="a living process holds the lease in the run's directory",
+    observed="refused, process and node are named",
+)
 def test_a_living_owner_is_refused_and_named(tmp_path: Path, holder: Any) -> None:
     named = re.escape(f"process {holder.pid} on {os.uname().nodename}")
     with pytest.raises(RunConflictError, match=named), lease(tmp_path):
@@ -70,6 +76,11 @@ def test_a_living_owner_is_refused_and_named(tmp_path: Path, holder: Any) -> Non
     assert owners(tmp_path) == ["writer.000001.json"], "the refused one took nothing away"
 
 
+@pytest.mark.fault(
+    22,
+    injected="SIGKILL to the owner",
+    observed="the lease is taken over",
+)
 def test_a_killed_owner_is_taken_over(tmp_path: Path, holder: Any) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -146,6 +157,11 @@ def test_an_owner_on_another_host_that_stands_still_is_taken_over(
     assert "process 42 on node-7 (SLURM job 17) is gone" in capsys.readouterr().out
 
 
+@pytest.mark.fault(
+    17,
+    injected="an owner cut off, its run taken over",
+    observed="it writes nothing more",
+)
 def test_an_owner_that_was_taken_for_dead_writes_nothing_more(tmp_path: Path) -> None:
     with lease(tmp_path) as held:
         held.check()

@@ -84,6 +84,11 @@ def test_documents_may_go_without_an_end_token(made: Made, tmp_path: Path) -> No
 BAD = '{"text": "good"}\n{"text": \n{"body": "x"}\n{"text": "  "}\n\n{"text": "also good"}\n'
 
 
+@pytest.mark.fault(
+    35,
+    injected="lines that are no JSON, or lack the key",
+    observed="named, skipped and counted",
+)
 def test_bad_lines_are_named_and_skipped(
     made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +99,11 @@ def test_bad_lines_are_named_and_skipped(
     assert f"warning: skipped {tmp_path / 'x.jsonl'}:3: no field 'text'" in errors
 
 
+@pytest.mark.fault(
+    35,
+    injected="more bad lines than allowed",
+    observed="an error that names them",
+)
 def test_too_many_bad_lines_are_an_error_that_names_them(made: Made, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         from_text(made, tmp_path, BAD, max_bad_lines=1)
@@ -156,6 +166,11 @@ def test_a_manifest_that_the_workflow_deleted_comes_back(made: Made, copied: Pat
     assert copied.read_bytes() == content
 
 
+@pytest.mark.fault(
+    33,
+    injected="token files cut short, changed, missing",
+    observed="refused, path and hash are named",
+)
 @pytest.mark.usefixtures("no_build")
 @pytest.mark.parametrize("suffix", [".bin", ".idx"])
 @pytest.mark.parametrize("damage", ["delete", "truncate", "xor"])
@@ -187,6 +202,11 @@ def test_a_manifest_that_was_edited_is_refused(copied: Path) -> None:
         load_data(copied)
 
 
+@pytest.mark.fault(
+    33,
+    injected="text that changed after it was tokenised",
+    observed="refused, nothing is touched",
+)
 def test_changed_text_is_refused_and_nothing_is_touched(made: Made, tmp_path: Path) -> None:
     manifest = from_text(made, tmp_path, '{"text": "old"}')
     old = manifest.inputs[str(tmp_path / "x.jsonl")].file.sha256
@@ -209,6 +229,11 @@ def test_an_added_or_removed_file_is_refused(made: Made, copied: Path, change: s
         build_data(request(made, data_path=names), made.tokenizer, copied)
 
 
+@pytest.mark.fault(
+    36,
+    injected="another tokenizer for the same token files",
+    observed="refused",
+)
 def test_token_files_of_another_tokenizer_are_refused(
     made: Made, copied: Path, tmp_path: Path
 ) -> None:

@@ -142,6 +142,11 @@ def test_a_split_with_a_share_must_have_a_sample(
             build_samples(request, made.data_path, output)
 
 
+@pytest.mark.fault(
+    34,
+    injected="indices opened by a rank",
+    observed="nothing is built or written",
+)
 def test_opening_writes_nothing(copied: Path) -> None:
     before = listing(copied.parent.parent)
     for split in samples.SPLITS:
@@ -160,6 +165,11 @@ def test_a_rank_reads_what_is_there(made: Made) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.fault(
+    33,
+    injected="sample files missing or cut short",
+    observed="refused",
+)
 @pytest.mark.parametrize("what", ["cache", "token file"])
 def test_a_missing_or_shortened_file_is_refused(copied: Path, what: str) -> None:
     path = copied.parent.parent / "data" / "tokens.bin"

@@ -135,6 +135,12 @@ def full_disk(*_: Any, **__: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
+@pytest.mark.fault(
+    5,
+    6,
+    injected="ENOSPC from each step of a save, fsync among them",
+    observed="nothing is published, nothing temporary is left, the cause is named",
+)
 @pytest.mark.parametrize(
     "target",
     [
