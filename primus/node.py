@@ -3,7 +3,8 @@
     srun --nodes=2 --ntasks-per-node=1 … python -m primus.node --nproc-per-node 8 \\
         --log-dir LOGS --module primus.train_rank -- ARGUMENTS
 
-becomes the node's torchrun. All nodes meet at the first of the step's node list, on MASTER_PORT.
+becomes the node's agent, `primus.agent`. All nodes meet at the first of the step's node list, on
+MASTER_PORT.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NODES, _NODE, _LIST = "SLURM_STEP_NUM_NODES", "SLURM_NODEID", "SLURM_STEP_NODEL
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Become torchrun on this node.
+    """Become the agent of this node.
 
     Raises:
         UnavailableError: this is no task of a SLURM step, or its first node has no address.
@@ -41,18 +42,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     # SLURM warns every process of the job before its time is over. The ranks know what to do.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    command = torchrun(os.environ, args.nproc_per_node, args.log_dir, args.module, args.arguments)
+    command = agent(os.environ, args.nproc_per_node, args.log_dir, args.module, args.arguments)
     os.execvp(command[0], command)  # noqa: S606  # an argument list, no shell
 
 
-def torchrun(
+def agent(
     environment: Mapping[str, str],
     nproc_per_node: int,
     log_directory: Path,
     module: str,
     arguments: Sequence[str],
 ) -> list[str]:
-    """The argument list of this node's torchrun.
+    """The argument list of this node's agent.
 
     Args:
         environment: of a task of a SLURM step, with MASTER_PORT.
@@ -68,21 +69,23 @@ def torchrun(
             "Fix: let the train stage start it, inside a job"
         )
     node, nodes = environment[_NODE], environment[_NODES]
-    show = node == "0"
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *(f"--nnodes={nodes}", f"--node-rank={node}", f"--nproc-per-node={nproc_per_node}"),
-        f"--master-addr={_address(first_node(environment[_LIST]))}",
-        f"--master-port={environment['MASTER_PORT']}",
-        f"--log-dir={log_directory / f'node{int(node):03d}'}",
-        # Every rank into a file of its own; the first rank of all is shown, too.
-        *("--redirects=3", f"--tee={'0:3' if show else '0:0'}"),
-        *("--max-restarts=0", "--module", module, "--", *arguments),
+        *(sys.executable, "-u", "-m", "primus.agent", "--nnodes", nodes, "--node-rank", node),
+        *("--nproc-per-node", str(nproc_per_node)),
+        *("--master-addr", _address(first_node(environment[_LIST]))),
+        *("--master-port", environment["MASTER_PORT"]),
+        *("--log-dir", str(log_directory / f"node{int(node):03d}")),
+        *("--module", module, "--", *arguments),
     ]
 
 
 def first_node(nodes: str) -> str:
-    """The first of a list such as `gpu[03-07,12]`, as SLURM itself expands it.
+    """The first of a list such as `gpu[03-07,12]`; raises as `node_names`."""
+    return node_names(nodes)[0]
+
+
+def node_names(nodes: str) -> list[str]:
+    """All of a list such as `gpu[03-07,12]`, as SLURM itself expands it.
 
     Raises:
         UnavailableError: SLURM cannot read the list.
@@ -93,14 +96,14 @@ def first_node(nodes: str) -> str:
     names = done.stdout.split()
     if done.returncode != 0 or not names:
         raise UnavailableError(
-            f"{_LIST} = {nodes}: scontrol cannot read it: {done.stderr.strip()}. "
+            f"{nodes}: scontrol cannot read this list of nodes: {done.stderr.strip()}. "
             "Fix: run inside a job of this cluster"
         )
-    return names[0]
+    return names
 
 
 def _address(host: str) -> str:
-    """Its address: torchrun compares it with this machine's own, where names may differ."""
+    """Its address, by which every node reaches it: names may differ between nodes."""
     try:
         return str(socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)[0][4][0])
     except socket.gaierror as error:
