@@ -6,6 +6,7 @@ problem, without a traceback. Everything else is a fault of the machine or of th
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,15 +16,23 @@ from typing import ClassVar, NoReturn
 
 
 class PrimusError(Exception):
-    """Base of every error that this project raises on purpose; `exit_code` is the exit status."""
+    """Base of every error that this project raises on purpose.
+
+    Attributes:
+        exit_code: the exit status; from sysexits.h where that has a fitting one.
+        meaning: what the status says, in words.
+    """
 
     exit_code: ClassVar[int] = 1
+    meaning: ClassVar[str] = "a fault of the machine or of this program"
 
 
 class UserError(PrimusError):
     """A mistake of the user; the message names the value, where it stands, and the fix."""
 
+    # argparse's, too.
     exit_code: ClassVar[int] = 2
+    meaning: ClassVar[str] = "a mistake that can be mended; the message says how"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -55,6 +64,9 @@ class ConfigError(UserError):
 class DataError(UserError):
     """Input text, token files or a tokenizer that are missing, damaged or do not fit together."""
 
+    exit_code: ClassVar[int] = os.EX_DATAERR
+    meaning: ClassVar[str] = "bad data: a file that was to be read is missing, damaged or changed"
+
 
 class RunConflictError(UserError):
     """Something on disk belongs to another run, or another process owns the run."""
@@ -71,13 +83,33 @@ class UnavailableError(UserError):
 class ArtifactError(PrimusError):
     """A file between stages is missing, torn, of another version, or its hash does not match."""
 
+    exit_code: ClassVar[int] = DataError.exit_code
+    meaning: ClassVar[str] = DataError.meaning
+
+
+class FileSystemError(PrimusError):
+    """The file system refuses: it is full or read-only, the user has no right, a device fails."""
+
+    exit_code: ClassVar[int] = os.EX_IOERR
+    meaning: ClassVar[str] = "a file or checkpoint could not be written, or no good one be read"
+
 
 class CheckpointError(PrimusError):
     """A checkpoint cannot be written or none can be read."""
 
+    exit_code: ClassVar[int] = FileSystemError.exit_code
+    meaning: ClassVar[str] = FileSystemError.meaning
+
 
 class TrainingError(PrimusError):
     """Training ended without its artefact: a rank died, or the numbers went wrong."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A rank needed more memory than there is; the message names the keys to change."""
+
+    exit_code: ClassVar[int] = os.EX_OSERR
+    meaning: ClassVar[str] = "out of memory: the same command fails again until a key is changed"
 
 
 class PreemptedError(TrainingError):
@@ -87,25 +119,58 @@ class PreemptedError(TrainingError):
         advanced: it trained at least one iteration.
     """
 
-    # EX_TEMPFAIL of sysexits.h: try again later.
-    exit_code: ClassVar[int] = 75
+    exit_code: ClassVar[int] = os.EX_TEMPFAIL
+    meaning: ClassVar[str] = "asked to stop, and saved: the same command goes on from there"
 
     def __init__(self, message: str, *, advanced: bool) -> None:
         super().__init__(message)
         self.advanced = advanced
 
 
+INTERRUPTED = 128 + signal.SIGINT
+
+# What the machine answers, whatever the program; other errors of a file may be a defect here.
+_REFUSALS = {
+    errno.ENOSPC: "make room, or name another directory",
+    errno.EDQUOT: "make room within the quota, or name another directory",
+    errno.EROFS: "name a directory that can be written to",
+    errno.EACCES: "give this user the right, or name another path",
+    errno.EPERM: "give this user the right, or name another path",
+    errno.EIO: "have the device or the file system looked at",
+    errno.ESTALE: "have the network file system looked at",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+}
+
+
+def meanings() -> dict[int, str]:
+    """What each exit status of this project's commands says."""
+    found = {os.EX_OK: "done: what was asked for is there, and is verified"}
+    classes: list[type[PrimusError]] = [PrimusError]
+    for kind in classes:
+        found[kind.exit_code] = kind.meaning
+        classes += kind.__subclasses__()
+    return found | {INTERRUPTED: "interrupted by Ctrl-C"}
+
+
 def fail(error: PrimusError) -> NoReturn:
-    """Print `error` on stderr, one line per problem, and end the process with its status."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr, flush=True)
+    """Print `error` on stderr and end the process with its status.
+
+    One line per problem; then the status in words, where the lines do not say it all.
+    """
+    lines = [f"error: {line}" for line in str(error).splitlines()]
+    if error.exit_code != UserError.exit_code:
+        lines.append(f"exit status {error.exit_code}: {error.meaning}")
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
     raise SystemExit(error.exit_code)
 
 
 def run_main(main: Callable[[], None]) -> None:
     """Call `main` and turn a `PrimusError` into its one-line message and exit status.
 
-    Any other exception keeps its traceback: it is a defect, and a defect must be visible.
+    So is what the file system refuses. Any other exception keeps its traceback: it is a defect,
+    and a defect must be visible.
     """
     try:
         main()
@@ -113,8 +178,14 @@ def run_main(main: Callable[[], None]) -> None:
         fail(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # The reader, `head` say, has seen enough. Python flushes stdout once more on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        fix = _REFUSALS.get(error.errno or 0)
+        if fix is None:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        fail(FileSystemError(f"{where}{error.strerror}. Fix: {fix}"))

@@ -87,7 +87,7 @@ def test_help_shows_an_example(stage: str) -> None:
     assert f"output/{stage}/demo/manifest.json" in done.stdout
 
 
-def test_a_mistake_is_one_line_and_status_2(made: Made, tmp_path: Path) -> None:
+def test_missing_text_is_one_line_and_its_status(made: Made, tmp_path: Path) -> None:
     path = settings(made, "data", tmp_path)
     content = path.read_text().replace(str(made.texts[0]), "nowhere/*.txt")
     path.write_text(content)
@@ -100,6 +100,6 @@ def test_a_mistake_is_one_line_and_status_2(made: Made, tmp_path: Path) -> None:
         check=False,
         env=os.environ,
     )
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert done.returncode == os.EX_DATAERR
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["error", "exit status 65"]
     assert done.stderr.startswith("error: data_path: nowhere/*.txt matches no file")
