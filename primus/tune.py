@@ -55,6 +55,7 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
     from primus.files import sha256_file
     from primus.gemm.backends import load_backend
     from primus.gemm.backends.base import BackendSpec
+    from primus.gemm.nodes import hosts_of_job
     from primus.gemm.search import SearchSettings, tune
     from primus.gemm.shapes import read_shapes
     from primus.gemm.store import Origin
@@ -80,19 +81,19 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
         expert_token_factors=tuple(keys.expert_token_factors),
         workers=keys.workers,
         environment=platform_environment(settings.platform) | settings.env.as_dict(),
+        hosts=hosts_of_job(keys.nodes),
     )
-    _, shapes = read_shapes(shapes_path)
-    origin = Origin.here(settings.experiment, settings.key)
-    result = tune(shapes, spec, search, keys.store, enabled=keys.enabled, origin=origin)
+    here = Origin.here(settings.experiment, settings.key)
+    shapes = read_shapes(shapes_path)[1]
+    result = tune(shapes, spec, search, keys.store, enabled=keys.enabled, origin=here)
     header, rows = write_tuned(output, result, search, sha256_file(shapes_path))
     backend.write(header, rows, output.parent)
-    print(summary(header, rows, measured=result.measured, reused=result.reused), flush=True)
+    print(summary(header, rows, result.measured_on, reused=result.reused), flush=True)
     if keys.step_rounds == 0:
         return ""
     from primus.tune_steps import whole_steps
 
-    deadline = started + search.budget_seconds
-    return whole_steps(settings, shapes_path, output, deadline=deadline)
+    return whole_steps(settings, shapes_path, output, deadline=started + search.budget_seconds)
 
 
 if __name__ == "__main__":

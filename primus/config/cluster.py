@@ -59,7 +59,8 @@ _SHORT = {
 def resources(settings: Settings, stage: Stage, threads: int) -> Mapping[str, Any]:
     """A value for every name in NAMES.
 
-    `shapes` and `tune` take one node, `train` all of them; the others one node without GPUs.
+    `shapes` takes one node, `tune` those of `gemm_tuning.nodes`, `train` all; the others one node
+    without GPUs.
 
     Args:
         threads: cores per node that the stage keeps busy.
@@ -67,10 +68,11 @@ def resources(settings: Settings, stage: Stage, threads: int) -> Mapping[str, An
     slurm = settings.slurm
     with_ranks = stage in ("shapes", "tune", "train")
     gpus = _takes_gpus(settings, stage)
+    nodes: dict[Stage, int] = {"tune": settings.gemm_tuning.nodes, "train": settings.nodes}
     everything = 0  # sbatch's word for all of a node's memory
     ranks_memory = slurm.mem_mib or (everything if gpus else slurm.cpu_mem_mib)
     return {
-        "nodes": settings.nodes if stage == "train" else 1,
+        "nodes": nodes.get(stage, 1),
         "gres": f"{slurm.gres}:{settings.nproc_per_node}" if gpus and slurm.gres else NONE,
         "cpus_per_task": threads,
         "mem_mb": ranks_memory if with_ranks else slurm.cpu_mem_mib,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from primus.gemm.backends.base import Backend
-from primus.gemm.pool import Pool
+from primus.gemm.pool import Measuring
 from primus.gemm.problem import Problem
 from primus.gemm.store import Store
 
@@ -56,7 +56,7 @@ def known_limits(backend: Backend, types: Iterable[str], store: Store) -> Limits
     return Limits(peaks, None if bandwidth is None else bandwidth.gb_per_s)
 
 
-def measure_peaks(pool: Pool, types: Iterable[str], store: Store, deadline: float) -> None:
+def measure_peaks(pool: Measuring, types: Iterable[str], store: Store, deadline: float) -> None:
     """Measure the peaks that the store lacks into it, until `time.monotonic()` says `deadline`."""
     requests = [{"peak": name} for name in sorted(set(types)) if store.get_peak(name) is None]
     for request, answer in pool.run(requests, timeout=_SECONDS, deadline=deadline):
@@ -65,7 +65,12 @@ def measure_peaks(pool: Pool, types: Iterable[str], store: Store, deadline: floa
 
 
 def measure_bounds(
-    pool: Pool, backend: Backend, types: Iterable[str], store: Store, start: float, budget: float
+    pool: Measuring,
+    backend: Backend,
+    types: Iterable[str],
+    store: Store,
+    start: float,
+    budget: float,
 ) -> None:
     """Measure what only bounds: the bandwidth, and peaks of other types than the operands'.
 

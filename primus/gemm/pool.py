@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import selectors
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from typing_extensions import Self
 
@@ -33,12 +35,23 @@ class Answer:
         failure: why there is none.
         timed_out: the failure is the time limit.
         tries: how often the request was handed to a process.
+        host: where it was measured; None: on this machine.
     """
 
     content: dict[str, Any]
     failure: str | None = None
     timed_out: bool = False
     tries: int = 1
+    host: str | None = None
+
+
+class Measuring(Protocol):
+    """Whatever answers requests: processes of this machine, or of several nodes."""
+
+    def run(
+        self, requests: Iterable[Request], *, timeout: float, deadline: float = float("inf")
+    ) -> Iterator[tuple[Request, Answer]]:
+        """As `Pool.run`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,9 @@ class Pool:
         environment_of: Callable[[int], Mapping[str, str]] | None = None,
     ) -> None:
         threads = {"OMP_NUM_THREADS": str(spec.threads), "MKL_NUM_THREADS": str(spec.threads)}
-        self._spec, self._size = spec, workers
+        worker = json.dumps(spec.to_json())
+        self._command = [sys.executable, "-m", "primus.gemm.worker", worker]
+        self._size = workers
         self._environment = {**(environment or {}), **(threads if spec.threads else {})}
         self._environment_of = environment_of or (lambda number: {})
         self._places = list(range(workers))
@@ -142,7 +157,7 @@ class Pool:
         number = min(self._places)
         self._places.remove(number)
         environment = {**self._environment, **self._environment_of(number)}
-        process = Process(self._spec, number, environment, START_SECONDS)
+        process = Process(self._command, number, environment, START_SECONDS)
         register(self._selector, process)
         return process
 
@@ -210,8 +225,10 @@ class Pool:
             return
         task = self._busy.pop(process)
         if not process.ready:
-            raise PrimusError(_with(f"a measuring process ended at its start with {how}", words))
-        failure = _with(f"the measuring process ended with {how}", words)
+            raise PrimusError(
+                with_words(f"a measuring process ended at its start with {how}", words)
+            )
+        failure = with_words(f"the measuring process ended with {how}", words)
         yield from self._failed(task, Answer({}, failure, tries=task.tries), timeout, deadline)
 
     def _is_late(
@@ -221,8 +238,8 @@ class Pool:
         _, words = self._end(process)
         if not process.ready:
             failure = f"a measuring process did not start in {START_SECONDS:.0f} s"
-            raise PrimusError(_with(failure, words))
-        failure = _with(f"timeout after {timeout:g} s", words)
+            raise PrimusError(with_words(failure, words))
+        failure = with_words(f"timeout after {timeout:g} s", words)
         answer = Answer({}, failure, timed_out=True, tries=task.tries)
         yield from self._failed(task, answer, timeout, deadline)
 
@@ -235,5 +252,6 @@ class Pool:
             yield task.request, answer
 
 
-def _with(failure: str, words: str) -> str:
+def with_words(failure: str, words: str) -> str:
+    """A failure and the last words of the process, where it had any."""
     return f"{failure}: {words}" if words else failure

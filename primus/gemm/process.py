@@ -10,11 +10,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from primus.gemm.backends.base import BackendSpec
 from primus.launch import python_path
 
 _LAST_LINES = 3
@@ -25,6 +24,11 @@ _POLL_SECONDS = 0.005
 class Process:
     """A measuring process; killed with all of its children.
 
+    Args:
+        command: starts it.
+        environment: variables on top of this process's own.
+        seconds: how long its start may take.
+
     Attributes:
         number: which of the pool's places it fills; a process that replaces it has the same.
         ready: it has loaded its library.
@@ -32,10 +36,10 @@ class Process:
     """
 
     def __init__(
-        self, spec: BackendSpec, number: int, environment: Mapping[str, str], seconds: float
+        self, command: Sequence[str], number: int, environment: Mapping[str, str], seconds: float
     ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "primus.gemm.worker", json.dumps(spec.to_json())],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -101,6 +105,11 @@ class Process:
         lines = [*self._last, rest] if rest else [*self._last]
         text = " | ".join(" ".join(line.split()) for line in lines[-_LAST_LINES:])
         return text if len(text) <= _LAST_CHARACTERS else "…" + text[-_LAST_CHARACTERS:]
+
+    def hang_up(self) -> None:
+        """Close its stdin, at which it ends by itself, on whichever node it is."""
+        with suppress(BrokenPipeError):
+            self._stdin.close()
 
     def end(self, grace: float = 0.0) -> str:
         """End it if it has not ended by itself within `grace` seconds; say how it ended."""

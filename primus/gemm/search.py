@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +13,8 @@ from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec
 from primus.gemm.choose import Choice, choose, untimed
 from primus.gemm.limits import Limits, known_limits, measure_bounds, measure_peaks
-from primus.gemm.pool import Answer, Pool
+from primus.gemm.nodes import Nodes
+from primus.gemm.pool import Answer, Measuring, Pool
 from primus.gemm.problem import Problem
 from primus.gemm.progress import Progress
 from primus.gemm.shapes import Shape
@@ -24,7 +27,13 @@ Stopped = Literal["complete", "budget", "disabled"]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """What the search depends on; `gemm_tuning` of the configuration in plain units."""
+    """What the search depends on; `gemm_tuning` of the configuration in plain units.
+
+    Attributes:
+        workers: measuring processes at a time on each node; None: one per device.
+        environment: variables of every measuring process.
+        hosts: nodes of the job to measure on; none: this machine.
+    """
 
     coverage: float = 0.95
     min_gain: float = 0.05
@@ -34,6 +43,7 @@ class SearchSettings:
     expert_token_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
     workers: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class SearchResult:
         peak_tflops: by GEMM type.
         gb_per_s: at which operands move at most; None where it was not measured.
         coverage: share of the estimated GEMM time whose problems have been timed.
-        measured, reused: problems timed now, and before.
+        measured_on: problems timed now, by the node that timed them.
+        reused: problems timed before.
         failed: problems without a time because measuring them failed.
     """
 
@@ -64,10 +75,15 @@ class SearchResult:
     peak_tflops: dict[str, float]
     gb_per_s: float | None = None
     coverage: float
-    measured: int
+    measured_on: Mapping[str, int]
     reused: int
     failed: int
     stopped: Stopped
+
+    @property
+    def measured(self) -> int:
+        """Problems timed now."""
+        return sum(self.measured_on.values())
 
 
 def tune(
@@ -98,8 +114,8 @@ def tune(
     types = {w.shape.problem.a_type for w in all_wanted}
     start = time.monotonic()
     end = start + settings.budget_seconds
-    workers = settings.workers or backend.devices()
-    with Pool(spec, workers, settings.environment, backend.worker_environment) as pool:
+    measured: Mapping[str, int] = {}
+    with _pool(backend, settings) as pool:
         if enabled:
             measure_peaks(pool, types, store, end)
         most = known_limits(backend, types, store)
@@ -125,11 +141,20 @@ def tune(
         peak_tflops=dict(most.tflops),
         gb_per_s=most.gb_per_s,
         coverage=round(timed / sum(costs.values()), 4),
-        measured=measured,
+        measured_on=measured,
         reused=len(wanted) - len(lacking),
         failed=sum(times is not None and times.failure is not None for times in found.values()),
         stopped="disabled" if not enabled else "budget" if unfinished else "complete",
     )
+
+
+def _pool(backend: Backend, settings: SearchSettings) -> Pool | Nodes:
+    spec, environment = backend.spec, settings.environment
+    if settings.hosts:
+        hosts, stack = settings.hosts, backend.stack()
+        return Nodes(spec, hosts, stack, workers=settings.workers, environment=environment)
+    workers = settings.workers or backend.devices()
+    return Pool(spec, workers, environment, backend.worker_environment)
 
 
 def _tuned(
@@ -164,25 +189,25 @@ def _is_settled(times: Times | None, settings: SearchSettings) -> bool:
 class _Job:
     """What measuring takes."""
 
-    pool: Pool
+    pool: Measuring
     backend: Backend
     store: Store
     settings: SearchSettings
     limits: Limits
     origin: Origin | None
 
-    def measure(self, problems: Sequence[Problem], deadline: float) -> int:
-        """Time the problems into the store until the deadline; how many got there."""
+    def measure(self, problems: Sequence[Problem], deadline: float) -> Mapping[str, int]:
+        """Time the problems into the store until the deadline; how many got there, by node."""
+        measured = Counter[str]()
         if not problems:
-            return 0
-        measured = 0
+            return measured
         with Progress(len(problems)) as progress:
             timeout = self.settings.problem_timeout_seconds
             requests = self._requests(problems)
             for request, answer in self.pool.run(requests, timeout=timeout, deadline=deadline):
                 times = self._times(request["problem"], answer)
                 self.store.put(times)
-                measured += 1
+                measured[answer.host or socket.gethostname()] += 1
                 how = times.failure or times.pruned or "timed"
                 progress.step(f"{Problem.from_json(times.problem)}: {how}")
         return measured
@@ -195,7 +220,7 @@ class _Job:
                 yield {"problem": problem.to_json(), "bound_us": bound_us}
 
     def _times(self, problem: dict[str, Any], answer: Answer) -> Times:
-        origin = self.origin.now() if self.origin is not None else None
+        origin = self.origin.now(answer.host) if self.origin is not None else None
         if answer.failure is None:
             return Times(problem=problem, origin=origin, **answer.content)
         limit = self.settings.problem_timeout_seconds if answer.timed_out else None

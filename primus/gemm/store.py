@@ -71,10 +71,10 @@ class Origin(BaseModel):
             commit=commit + ("+" if changed else ""),
         )
 
-    def now(self) -> Self:
-        """The same, measured at this moment."""
+    def now(self, host: str | None = None) -> Self:
+        """The same, measured at this moment; on `host`, where that is another machine."""
         moment = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return self.model_copy(update={"measured_at": moment})
+        return self.model_copy(update={"measured_at": moment, "host": host or self.host})
 
 
 class Times(Manifest):

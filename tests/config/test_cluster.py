@@ -42,6 +42,14 @@ def test_training_takes_all_nodes_and_their_gpus(root: Root) -> None:
     assert asked(root, "tune", **GPUS, nodes=2)["nodes"] == 1
 
 
+def test_tuning_takes_the_nodes_that_it_is_given_and_the_dump_takes_one(root: Root) -> None:
+    changes = GPUS | {"nodes": 4, "global_batch_size": 128, "gemm_tuning": {"nodes": 2}}
+    wanted = {"shapes": 1, "tune": 2, "train": 4, "data": 1}
+    for stage, nodes in wanted.items():
+        assert asked(root, stage, **changes)["nodes"] == nodes  # type: ignore[arg-type]
+    assert asked(root, "tune", **changes)["gres"] == "gpu:8"
+
+
 def test_stages_without_ranks_take_no_gpus_and_their_own_partition(root: Root) -> None:
     slurm = {"partition": "gpu", "cpu_partition": "small", "constraint": "h100", "account": "us"}
     wanted = {"train": "gpu", "tune": "gpu", "shapes": "gpu", "data": "small", "export": "small"}
@@ -72,6 +80,7 @@ def test_nothing_about_the_cluster_is_identity(root: Root) -> None:
         return {name: key.key for name, key in identities(settings(root, **changes)).items()}
 
     assert keys() == keys(slurm={"time": 7, "account": "us", "extra": "--nice=3"})
+    assert keys() == keys(gemm_tuning={"nodes": 3})
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ class Stage:
             "workspace_mib": 32,
             "expert_token_factors": [1.0],
             "step_rounds": 0,
+            "nodes": 1,
         }
         settings = {
             "platform": "cuda",

@@ -66,6 +66,7 @@ class Stage:
             "workspace_mib": 32,
             "expert_token_factors": [0.5, 1.0, 2.0],
             "step_rounds": 0,
+            "nodes": 1,
         }
         settings = {
             "platform": "rocm",

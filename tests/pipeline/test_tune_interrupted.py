@@ -2,89 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-
-from primus.config.frozen import StageSettings
-from primus.gemm.problem import Problem
-from primus.gemm.shapes import write_shapes
+from replayed_stage import PROBLEMS, ReplayedStage
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(300)]
 
 REPOSITORY = Path(__file__).parents[2]
-PROBLEMS = 16
 WORKERS = 2
 
 
-class Stage:
-    """A tune stage over a recording whose samples take their time."""
+class Stage(ReplayedStage):
+    """One that runs on this machine."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.store = path, path / "store"
-        problems = [Problem(m=64, n=64, k=64 + number) for number in range(PROBLEMS)]
-        calls = {(problem, "forward"): 1 for problem in problems}
-        write_shapes(path / "shapes.jsonl", calls, source="record", model={})
-        candidates = {"default": {"us": [100.0]}, "fast": {"us": [80.0]}, "x": {"us": [101.0]}}
-        recording = {
-            "peak_tflops": {"f32_r": 0.1},
-            "noise": {"sigma": 0.04},
-            "sample_seconds": 0.005,
-            "problems": [{"problem": p.to_json(), "candidates": candidates} for p in problems],
-        }
-        (path / "recording.json").write_text(json.dumps(recording))
-        tuning = {
-            "enabled": True,
-            "budget_minutes": 5.0,
-            "coverage": 1.0,
-            "min_gain": None,
-            "problem_timeout_seconds": 60.0,
-            "allow_lossy": False,
-            "workers": WORKERS,
-            "store": str(self.store),
-            "replay_file": str(path / "recording.json"),
-            "workspace_mib": 32,
-            "expert_token_factors": [1.0],
-            "step_rounds": 0,
-        }
-        settings = {
-            "platform": "cpu",
-            "threads_per_rank": 1,
-            "gemm_backend": "replay",
-            "env": {},
-            "gemm_tuning": tuning,
-        }
-        StageSettings.of("tune", settings).save(path / "settings.json")
+        super().__init__(path, workers=WORKERS)
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "primus.tune", "--settings", self.path / "settings.json"),
-                *("--shapes", self.path / "shapes.jsonl", "--output", self.path / "tuned.jsonl"),
-            ],
+            self.command(),
             cwd=REPOSITORY,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-
-    def timed(self) -> dict[str, tuple[bytes, int]]:
-        """Bytes and time of each problem's file in the store."""
-        return {
-            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in self.store.glob("*/*.json")
-            if re.fullmatch(r"[0-9a-f]{20}\.json", path.name)
-        }
 
     def wait_for(self, problems: int, stage: subprocess.Popen[str]) -> list[psutil.Process]:
         """Until so many problems are timed; the measuring processes that are busy then."""

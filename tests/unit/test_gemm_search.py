@@ -303,6 +303,7 @@ def run_stage(tmp_path: Path, output: str, **tuning) -> Path:
         "workspace_mib": 32,
         "expert_token_factors": [0.5, 1.0, 2.0],
         "step_rounds": 0,
+        "nodes": 1,
     }
     settings = {
         "platform": "cpu",

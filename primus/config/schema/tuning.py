@@ -66,7 +66,16 @@ class GemmTuning(Keys):
         True, doc="A run in which no tuned kernel could be applied is an error.", option="train"
     )
     workers: int | None = key(
-        None, doc="Measuring processes at a time; null: one per device.", option="tune", ge=1
+        None,
+        doc="Measuring processes at a time on each node; null: one per device.",
+        option="tune",
+        ge=1,
+    )
+    nodes: int = key(
+        1,
+        doc="Nodes of a cluster that measure together; each must have the same devices and builds.",
+        option="tune",
+        ge=1,
     )
     store: str = key(
         "output/gemm/store", doc="Directory of every problem ever tuned.", option="tune"

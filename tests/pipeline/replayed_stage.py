@@ -1,0 +1,82 @@
+"""A tune stage over a recording whose samples take their time."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from primus.config.frozen import StageSettings
+from primus.gemm.problem import Problem
+from primus.gemm.shapes import write_shapes
+
+PROBLEMS = 16
+
+
+class ReplayedStage:
+    """Settings, shapes and recording of a tune stage, and what it leaves in its store.
+
+    Args:
+        path: an empty directory.
+        sample_seconds: how long each sample takes.
+        tuning: keys of gemm_tuning.
+    """
+
+    def __init__(self, path: Path, *, sample_seconds: float = 0.005, **tuning: Any) -> None:
+        self.path, self.store = path, path / "store"
+        problems = [Problem(m=64, n=64, k=64 + number) for number in range(PROBLEMS)]
+        calls = {(problem, "forward"): 1 for problem in problems}
+        write_shapes(path / "shapes.jsonl", calls, source="record", model={})
+        candidates = {"default": {"us": [100.0]}, "fast": {"us": [80.0]}, "x": {"us": [101.0]}}
+        recording = {
+            "peak_tflops": {"f32_r": 0.1},
+            "noise": {"sigma": 0.04},
+            "sample_seconds": sample_seconds,
+            "problems": [{"problem": p.to_json(), "candidates": candidates} for p in problems],
+        }
+        (path / "recording.json").write_text(json.dumps(recording))
+        keys = {
+            "enabled": True,
+            "budget_minutes": 5.0,
+            "coverage": 1.0,
+            "min_gain": None,
+            "problem_timeout_seconds": 60.0,
+            "allow_lossy": False,
+            "workers": None,
+            "store": str(self.store),
+            "replay_file": str(path / "recording.json"),
+            "workspace_mib": 32,
+            "expert_token_factors": [1.0],
+            "step_rounds": 0,
+            "nodes": 1,
+        }
+        settings = {
+            "platform": "cpu",
+            "threads_per_rank": 1,
+            "gemm_backend": "replay",
+            "env": {},
+            "gemm_tuning": keys | tuning,
+        }
+        StageSettings.of("tune", settings).save(path / "settings.json")
+
+    @property
+    def output(self) -> Path:
+        """What the stage writes."""
+        return self.path / "tuned.jsonl"
+
+    def command(self) -> list[str]:
+        """The argument list of the stage."""
+        return [
+            *(sys.executable, "-m", "primus.tune", "--settings", str(self.path / "settings.json")),
+            *("--shapes", str(self.path / "shapes.jsonl"), "--output", str(self.output)),
+        ]
+
+    def timed(self) -> dict[str, tuple[bytes, int]]:
+        """Bytes and time of each problem's file in the store."""
+        return {
+            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in self.store.glob("*/*.json")
+            if re.fullmatch(r"[0-9a-f]{20}\.json", path.name)
+        }
