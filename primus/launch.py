@@ -1,4 +1,4 @@
-"""How a stage's ranks start: one process, torchrun here, or torchrun on each node of a job."""
+"""How a stage's ranks start: one process, an agent here, or an agent on each node of a job."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from primus.errors import UnavailableError
 
 _PR_SET_PDEATHSIG = 1
 
 # Set by the script of a job that primus.slurm.submit has submitted: the job's number, and the file
-# whose presence asks for the same job once more.
+# whose presence asks for the same job once more; in it stand the nodes to leave out then.
 JOB = "PRIMUS_SLURM_JOB"
 AGAIN = "PRIMUS_SLURM_AGAIN"
 # Seconds before the job's end at which its ranks are told to save and stop.
 WARNING = "PRIMUS_SLURM_WARNING"
+# For what was told to end: first by itself, then by force.
+_END_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +69,9 @@ class Ranks:
         if self.nproc_per_node == 1:
             return [sys.executable, "-u", "-m", self.module, *self.arguments]
         return [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *("--standalone", "--nnodes=1", f"--nproc-per-node={self.nproc_per_node}"),
-            *(f"--log-dir={self.log_directory}", "--redirects=3", "--tee=0:3"),
-            *("--max-restarts=0", "--module", self.module),
-            # torchrun would take abbreviations of its own options out of what follows.
+            *(sys.executable, "-u", "-m", "primus.agent", "--standalone"),
+            *("--nproc-per-node", str(self.nproc_per_node)),
+            *("--log-dir", str(self.log_directory / node_directory(0)), "--module", self.module),
             *("--", *self.arguments),
         ]
 
@@ -90,6 +93,11 @@ class Ranks:
             *("--nproc-per-node", str(self.nproc_per_node), "--log-dir", str(self.log_directory)),
             *("--module", self.module, "--", *self.arguments),
         ]
+
+
+def node_directory(node: int) -> str:
+    """The name of a node's part of the logs."""
+    return f"node{node:03d}"
 
 
 def one_per_node(nodes: int) -> list[str]:
@@ -127,25 +135,29 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
 
 
-def run_ranks(ranks: Ranks) -> int:
+def run_ranks(ranks: Ranks, *, limit: float | None = None) -> int:
     """Start the ranks, pass SIGTERM, SIGINT and SIGUSR1 on to them, and wait.
 
+    Args:
+        limit: seconds after which those that still run are ended; None: none.
+
     Returns:
-        the exit status, negative for a signal. It decides nothing by itself: torchrun reports a
-        failure for ranks that saved and left after a SIGTERM.
+        the exit status, negative for a signal. It decides nothing by itself: what the ranks left
+        behind does.
     """
     ranks.log_directory.mkdir(parents=True, exist_ok=True)
     wanted: dict[str, str | None] = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
-        # Instead of "[default0]:"; torchrun takes an empty one for none given.
-        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": " ",
         **({"MASTER_PORT": str(_free_port())} if ranks.is_step else {}),
         **ranks.environment,
     }
     environment = {name: value for name, value in wanted.items() if value is not None}
     process = subprocess.Popen(
-        ranks.command(), env=environment, preexec_fn=_end_with_parent, start_new_session=True
+        ranks.command(),
+        env=environment,
+        preexec_fn=_end_with_parent if ranks.is_step else _begin_alone,
+        start_new_session=True,
     )
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -158,11 +170,28 @@ def run_ranks(ranks: Ranks) -> int:
         arguments = (process, int(environment[WARNING]), ended)
         threading.Thread(target=_warn_in_time, args=arguments, daemon=True).start()
     try:
-        return process.wait()
+        return process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        return end_hard(process)
     finally:
         ended.set()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_hard(process: subprocess.Popen[Any]) -> int:
+    """End a step, or an agent of this machine, that may not end by itself; its exit status."""
+    process.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=_END_SECONDS)
+    # srun takes a second Ctrl-C within a second for an order to kill all of its tasks.
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=_END_SECONDS)
+    process.kill()
+    return process.wait()
 
 
 def _warn_in_time(process: subprocess.Popen[bytes], seconds: int, ended: threading.Event) -> None:
@@ -199,12 +228,16 @@ def time_left(text: str) -> float | None:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-def ask_for_another_job() -> bool:
-    """Have the cluster run this job once more when it ends; False where there is no such job."""
+def ask_for_another_job(exclude: Sequence[str] = ()) -> bool:
+    """Have the cluster run this job once more when it ends; False where there is no such job.
+
+    Args:
+        exclude: all nodes on which it must not run then; none: as it is.
+    """
     path = os.environ.get(AGAIN)
     if path is None:
         return False
-    Path(path).touch()
+    Path(path).write_text(",".join(exclude), encoding="ascii")
     return True
 
 
@@ -217,6 +250,12 @@ def _free_port() -> int:
 
 def _end_with_parent() -> None:
     end_with_parent(signal.SIGTERM)
+
+
+def _begin_alone() -> None:
+    end_with_parent(signal.SIGTERM)
+    # Until the ranks have their own handler, a warning must not end them.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def end_with_parent(number: signal.Signals) -> None:

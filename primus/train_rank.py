@@ -1,4 +1,4 @@
-"""One rank of a training attempt: what torchrun starts for `primus.train`."""
+"""One rank of a training attempt: what an agent starts for `primus.train`."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def save(
             validate_access_integrity=False,
         )
     except (OSError, RuntimeError, CheckpointException) as error:
-        # Perhaps on this rank alone; the others then wait for it, and torchrun ends them.
+        # Perhaps on this rank alone; the others then wait for it, and the agent ends them.
         raise _failed(temporary, state.iteration, [_first_cause(error)]) from error
     distributed.barrier()
     problem, records = None, {}

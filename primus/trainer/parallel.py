@@ -28,7 +28,7 @@ from primus.trainer.platform import exchange_uneven_parts
 def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
     """Join the job's process group and make Megatron's groups.
 
-    Started by torchrun, the rendezvous comes from its environment; otherwise this process is the
+    Started by an agent, the rendezvous comes from its environment; otherwise this process is the
     whole job.
     """
     backend = "gloo" if settings.platform == "cpu" else "nccl"

@@ -92,12 +92,10 @@ def test_a_variable_can_be_unset(modules: Path, monkeypatch: pytest.MonkeyPatch)
     assert run_ranks(ranks(modules, environment=environment)) == 0
 
 
-def test_several_ranks_go_through_torchrun_which_takes_no_argument_of_theirs(
-    modules: Path,
-) -> None:
+def test_several_ranks_have_an_agent_which_takes_no_argument_of_theirs(modules: Path) -> None:
     command = ranks(modules, nproc_per_node=2).command()
-    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
-    assert "--nproc-per-node=2" in command
+    assert command[:4] == [sys.executable, "-u", "-m", "primus.agent"]
+    assert command[command.index("--nproc-per-node") + 1] == "2"
     end = command.index("--")
     assert command[end - 1] == "rank_status"
     assert command[end + 1 :] == ["3", "--nnodes", "a b"]

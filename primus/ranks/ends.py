@@ -1,0 +1,115 @@
+"""What the end of a rank means: too little memory, a consequence of another's end, or its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from primus.artifacts.failure import RankEnd
+
+_BYTES = 1 << 14
+_LINES = 30
+
+# As Python, torch's allocators for CPU and GPU, the C++ library and SLURM's daemon say it.
+_NO_MEMORY = re.compile(
+    r"\bMemoryError\b|OutOfMemoryError|can't allocate memory|\bstd::bad_alloc\b"
+    r"|\bout of memory\b|Cannot allocate memory|oom[-_]kill",
+    re.IGNORECASE,
+)
+# As gloo, NCCL, RCCL and torch's store say it of a rank that is gone.
+_OTHER_IS_GONE = re.compile(
+    r"Connection closed by peer|Connection reset by peer|Connection refused|Broken pipe"
+    r"|remote process exited|failed to recv, got 0 bytes|Timed out waiting \d+ms for"
+    r"|ncclRemoteError|ncclSystemError"
+)
+
+
+def describe(
+    *, rank: int, local_rank: int, status: int, stderr: Path, killed_for_memory: bool
+) -> RankEnd:
+    """The record of a rank that has ended.
+
+    Args:
+        status: as `subprocess` has it: negative for a signal.
+        stderr: the file that it wrote to.
+        killed_for_memory: the kernel has killed a process of this node's job for lack of memory.
+    """
+    lines = last_lines(stderr)
+    said = "\n".join(lines)
+    killed = status == -signal.SIGKILL and killed_for_memory
+    return RankEnd(
+        rank=rank,
+        local_rank=local_rank,
+        status=status if status >= 0 else None,
+        signal=signal_name(-status) if status < 0 else None,
+        time=time.time(),
+        out_of_memory=killed or lacks_memory(lines),
+        follows=status > 0 and _OTHER_IS_GONE.search(said) is not None,
+        lines=lines,
+    )
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    found = re.search(r"^SigCgt:\s*([0-9a-f]+)$", _text(Path(f"/proc/{pid}/status")), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
+
+
+def signal_name(number: int) -> str:
+    """Its name, or its number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def lacks_memory(lines: Sequence[str]) -> bool:
+    """Whether the last words of a rank say that it got no memory."""
+    return any(_NO_MEMORY.search(line) for line in lines)
+
+
+def last_lines(path: Path, count: int = _LINES) -> list[str]:
+    """The last lines of a file that are not empty; none where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _BYTES))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+
+
+def oom_kills(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """How many processes of this process's control group the kernel killed for lack of memory.
+
+    0 where the machine does not say. Both versions of control groups are understood.
+    """
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        relative = path.lstrip("/")
+        if controllers == "":
+            files = [cgroups / relative / "memory.events"]
+        elif "memory" in controllers.split(","):
+            files = [cgroups / "memory" / relative / "memory.oom_control"]
+        else:
+            continue
+        for file in files:
+            found = re.search(r"^oom_kill (\d+)$", _text(file), re.MULTILINE)
+            if found:
+                return int(found[1])
+    return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
