@@ -207,7 +207,7 @@ def test_two_ranks_that_lose_their_starter(bench: Bench, undisturbed: Run) -> No
     process = run.start()
     rank = run.wait_for(30, process)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3, "torchrun and two ranks"
+    assert len(family) >= 3, "an agent and two ranks"
     process.kill()
     process.wait()
     rank.resume()
