@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,22 @@ class ReplayedStage:
     Args:
         path: an empty directory.
         sample_seconds: how long each sample takes.
+        problems: to tune; PROBLEMS of them if none are given.
+        changes: keys of the settings.
         tuning: keys of gemm_tuning.
     """
 
-    def __init__(self, path: Path, *, sample_seconds: float = 0.005, **tuning: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sample_seconds: float = 0.005,
+        problems: Sequence[Problem] = (),
+        changes: Mapping[str, Any] | None = None,
+        **tuning: Any,
+    ) -> None:
         self.path, self.store = path, path / "store"
-        problems = [Problem(m=64, n=64, k=64 + number) for number in range(PROBLEMS)]
+        problems = problems or [Problem(m=64, n=64, k=64 + number) for number in range(PROBLEMS)]
         calls = {(problem, "forward"): 1 for problem in problems}
         write_shapes(path / "shapes.jsonl", calls, source="record", model={})
         candidates = {"default": {"us": [100.0]}, "fast": {"us": [80.0]}, "x": {"us": [101.0]}}
@@ -59,7 +70,7 @@ class ReplayedStage:
             "env": {},
             "gemm_tuning": keys | tuning,
         }
-        StageSettings.of("tune", settings).save(path / "settings.json")
+        StageSettings.of("tune", settings | dict(changes or {})).save(path / "settings.json")
 
     @property
     def output(self) -> Path:
