@@ -39,7 +39,7 @@ _WORDS: dict[Any, str] = {
     list[str]: "list of text",
     list[float]: "list of numbers",
     list[Factor]: "list of numbers > 0",
-    dict[str, str]: "names and text",
+    dict[str, str | None]: "names and text or null",
 }
 _HEAD = """\
 # Every configuration key

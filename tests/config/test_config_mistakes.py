@@ -521,6 +521,23 @@ COMBINATIONS = [
         id="container",
     ),
     pytest.param(
+        {"container": {"runtime": "apptainer", "image": "--writable", "privileged": True}},
+        [
+            '--config: container.image = "--writable": is an option, not an image. '
+            "Fix: name the image",
+            "--config: container.privileged = true: means nothing to apptainer. Fix: write false",
+        ],
+        id="container-option",
+    ),
+    pytest.param(
+        {"container": {"runtime": "podman", "image": "x", "mounts": ["data"]}},
+        [
+            "--config: container.mounts = [\"data\"]: 'data' is not an absolute path. "
+            "Fix: write /source or /source:/target",
+        ],
+        id="container-mounts",
+    ),
+    pytest.param(
         {
             "platform": "rocm",
             "gemm_backend": "hipblaslt",

@@ -8,6 +8,7 @@ from typing import Any
 from primus.config.checks.fault import Context, Fault
 from primus.config.cluster import repeated
 from primus.config.layout import model_parallel_ranks
+from primus.config.mount import Mount
 
 
 def tuning(s: Any, context: Context) -> Iterator[Fault]:
@@ -44,9 +45,22 @@ def proof(s: Any, context: Context) -> Iterator[Fault]:
 
 
 def container(s: Any, _: Context) -> Iterator[Fault]:
-    """A container runtime runs an image."""
-    if s.container.runtime != "none" and not s.container.image:
+    """A container runtime runs an image, which is no option, and mounts what can be mounted."""
+    keys = s.container
+    if keys.runtime == "none":
+        return
+    if not keys.image:
         yield Fault("container.image", "is required with a container runtime", "name the image")
+    elif keys.image.startswith("-"):
+        yield Fault("container.image", "is an option, not an image", "name the image")
+    for text in keys.mounts:
+        try:
+            Mount.parse(text)
+        except ValueError as error:
+            yield Fault("container.mounts", str(error), "write /source or /source:/target")
+    if keys.privileged and keys.runtime not in ("docker", "podman"):
+        why = f"means nothing to {keys.runtime}"
+        yield Fault("container.privileged", why, "write false")
 
 
 def cluster(s: Any, _: Context) -> Iterator[Fault]:

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from typing import Literal
 
-from primus.config.schema.keys import Keys, key
+from primus.config.schema.keys import Keys, Stage, key
+
+_CONTAINED: tuple[Stage, ...] = ("shapes", "tune", "train")
 
 
 class Container(Keys):
-    """In what the commands of a stage run."""
+    """In what the ranks, and the stages that measure, run."""
 
     runtime: Literal["none", "docker", "podman", "apptainer", "pyxis"] = key(
-        "none", doc="Container runtime; none: on the host.", option=("shapes", "tune", "train")
+        "none", doc="Container runtime; none: on the host.", option=_CONTAINED
     )
-    image: str | None = key(None, doc="Image name or path.", option=("shapes", "tune", "train"))
+    image: str | None = key(None, doc="Image name or path.", option=_CONTAINED)
+    python: str = key(
+        "python3", doc="The interpreter in the image.", option=_CONTAINED, min_length=1
+    )
+    mounts: list[str] = key(
+        [],
+        doc="Further directories, SOURCE, SOURCE:TARGET or SOURCE:TARGET:ro; the repository, its "
+        "output and every path in the settings are there anyway.",
+        option=_CONTAINED,
+    )
+    privileged: bool = key(
+        False, doc="Whether docker and podman lift their isolation.", option=_CONTAINED
+    )
+    options: list[str] = key(
+        [], doc="Further options for the runtime's run, one per item.", option=_CONTAINED
+    )
 
 
 class PeakTflops(Keys):
@@ -46,7 +63,9 @@ class Hardware(Keys):
     gemm_backend: Literal["cpu", "cublaslt", "hipblaslt", "replay"] = key(
         doc="Library whose kernels are tuned.", identity="tune"
     )
-    env: dict[str, str] = key(
-        {}, doc="Environment of every rank.", option=("shapes", "tune", "train")
+    env: dict[str, str | None] = key(
+        {}, doc="Environment of every rank; null: unset.", option=("shapes", "tune", "train")
     )
-    container: Container = key(Container(), doc="Where the commands run.")
+    container: Container = key(
+        Container(), doc="In what the ranks, and the stages that measure, run."
+    )

@@ -1,0 +1,1 @@
+"""Running a command of this project inside a container image."""
