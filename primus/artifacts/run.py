@@ -184,12 +184,14 @@ class CheckpointManifest(Manifest):
         files: every file by path relative to the directory.
         settings: identity and extent of the run as they were at the start of the attempt.
         parent: name of the checkpoint that this attempt resumed from.
+        consumed_tokens: null in checkpoints of older versions.
     """
 
     kind: ClassVar[str] = "checkpoint"
 
     iteration: int
     consumed_samples: int
+    consumed_tokens: int | None = None
     key: str
     settings: dict[str, Any] = {}
     parent: str | None

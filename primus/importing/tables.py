@@ -35,7 +35,7 @@ RENAMED = {"layernorm_epsilon": "norm_epsilon"}
 OWN_NAMES = frozenset(
     _words("""
     append_eod container data_version dataset device_memory_gib env gemm_backend gemm_tuning slurm
-    hardware hf_dataset json_key keep_last load_checkpoint load_hf max_bad_lines model
+    hardware hf_dataset json_key keep_every keep_last load_checkpoint load_hf max_bad_lines model
     moe_router_group_score
     nodes nproc_per_node peak_tflops platform published_parameters recipe threads_per_rank
     tokenizer_data_path tokenizer_vocab_size workers""")
@@ -119,7 +119,7 @@ _ANY: dict[str, str] = {
         empty_cache_interval empty_unused_memory_level manual_gc manual_gc_eval
         manual_gc_interval clone_scatter_output_in_embedding""",
     "checkpoints are always saved, whole, under output/runs, the last iteration included": """
-        save ckpt_format async_save no_save_optim no_save_rng disable_last_saving
+        save ckpt_format no_save_optim no_save_rng disable_last_saving
         dist_ckpt_strictness auto_detect_ckpt_format ckpt_fully_parallel_save""",
     "a run always goes on from its own last good checkpoint": """
         auto_continue_train exit_on_missing_checkpoint""",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +13,14 @@ import numpy
 import torch
 from megatron.core import dist_checkpointing, tensor_parallel
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.strategies.torch import (
-    MCoreSavePlanner,
-    TorchDistSaveShardedStrategy,
-    _replace_state_dict_keys_with_sharded_keys,
-    mcore_to_pyt_state_dict,
-)
 from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import CheckpointManifest
 from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
+from primus.trainer.checkpoint_write import Snapshot, Staging, first_cause, take, write
 from primus.trainer.fully_sharded import holder
 from primus.trainer.optimizer_state import adapt, ask_for_saved_names
 
@@ -56,122 +46,28 @@ class TrainingState:
     skipped_iterations: int = 0
 
 
-class _InProcessSave(TorchDistSaveShardedStrategy):
-    """Upstream's format, written by this process.
-
-    Upstream forks a writer and starts a manager process: 4 s at the first save, orphans when the
-    rank is killed, and a rank that waits for ever when the writer is.
-    """
-
-    def save(self, sharded_state_dict: Any, checkpoint_dir: Path) -> None:
-        """Write the shards of this rank; rank 0 writes the index."""
-        sharded_state_dict, _, _ = _replace_state_dict_keys_with_sharded_keys(
-            sharded_state_dict, self.keep_only_main_replica
-        )
-        dcp_save(
-            mcore_to_pyt_state_dict(sharded_state_dict, False),
-            storage_writer=FileSystemWriter(checkpoint_dir, thread_count=1, sync_files=True),
-            planner=MCoreSavePlanner(
-                dedup_replicated_tensors=not self.keep_only_main_replica, flatten_state_dict=False
-            ),
-        )
-
-
 def save(
     state: TrainingState,
     root: Path,
     about: dict[str, Any],
     may_write: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write, hash, sync and publish a checkpoint; collective over all ranks.
+    """Save the state at once; collective over all ranks. Arguments and errors: as of `write`."""
+    return write(snapshot(state), root, about, may_write)
+
+
+def snapshot(state: TrainingState, staging: Staging | None = None) -> Snapshot:
+    """What a checkpoint will hold of this rank; collective, as a sharded optimizer exchanges parts.
 
     Args:
-        root: the run's checkpoint directory.
-        about: the fields of `CheckpointManifest` that the caller knows.
-        may_write: called on the first rank before it removes, makes or publishes anything; it
-            raises where another process owns the run by now.
-
-    Returns:
-        the published directory.
-
-    Raises:
-        CheckpointError: some rank could not write; nothing was published, the temporary
-            directory is removed and earlier checkpoints are as they were.
+        staging: where to copy it, so that training may go on; None: it refers to the state itself.
     """
-    temporary = directory.temporary(root, state.iteration, about["attempt"])
-    if distributed.get_rank() == 0:
-        may_write()
-        directory.make_temporary(root, state.iteration, about["attempt"])
-    distributed.barrier()
-    try:
-        dist_checkpointing.save(
-            _sharded_state(state, is_loading=False),
-            str(temporary),
-            sharded_strategy=_InProcessSave("torch_dist", 1, thread_count=1),
-            validate_access_integrity=False,
-        )
-    except (OSError, RuntimeError, CheckpointException) as error:
-        # Perhaps on this rank alone; the others then wait for it, and the agent ends them.
-        raise _failed(temporary, state.iteration, [_first_cause(error)]) from error
-    distributed.barrier()
-    problem, records = None, {}
-    try:
-        records = _hash_share(temporary)
-    except OSError as error:
-        problem = _first_cause(error)
-    gathered: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, (problem, records))
-    problems = [text for text, _ in gathered if text]
-    if not problems and distributed.get_rank() == 0:
-        files = {name: record for _, part in gathered for name, record in part.items()}
-        may_write()
-        problems = _publish(state, root, about, files)
-    distributed.broadcast_object_list(problems_box := [problems], src=0)
-    if problems_box[0]:
-        raise _failed(temporary, state.iteration, problems_box[0])
-    return root / directory.name_of(state.iteration)
-
-
-def _first_cause(error: BaseException) -> str:
-    # torch's exception, no Exception but a BaseException, holds those of all ranks and prints
-    # their tracebacks.
-    if isinstance(error, CheckpointException) and error.failures:
-        rank, (first, _) = next(iter(error.failures.items()))
-        return f"rank {rank}: {first}"
-    return f"rank {distributed.get_rank()}: {error}"
-
-
-def _failed(temporary: Path, iteration: int, problems: list[str]) -> CheckpointError:
-    if distributed.get_rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return CheckpointError(
-        f"{temporary.parent}: cannot save iteration {iteration}: {'; '.join(problems)}"
-    )
-
-
-def _publish(
-    state: TrainingState, root: Path, about: dict[str, Any], files: dict[str, FileRecord]
-) -> list[str]:
-    manifest = CheckpointManifest(
-        iteration=state.iteration,
-        consumed_samples=state.consumed_samples,
-        created=time.time(),
-        world_size=distributed.get_world_size(),
-        files=files,
-        **about,
-    )
-    try:
-        directory.publish(root, manifest)
-    except CheckpointError as error:
-        return [str(error)]
-    return []
-
-
-def _hash_share(temporary: Path) -> dict[str, FileRecord]:
-    """Sync and hash every world-size-th file, so that the ranks share the work."""
-    share = directory.payload(temporary)[distributed.get_rank() :: distributed.get_world_size()]
-    directory.fsync_files(share)
-    return {str(path.relative_to(temporary)): FileRecord.of(path) for path in share}
+    progress = {
+        "iteration": state.iteration,
+        "consumed_samples": state.consumed_samples,
+        "consumed_tokens": state.consumed_tokens,
+    }
+    return take(_sharded_state(state, is_loading=False), progress, staging)
 
 
 def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
@@ -235,7 +131,7 @@ def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> Ch
         _load(state, chosen, generators=manifest.layout == layout)
     except (CheckpointException, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"load_checkpoint = {chosen}: does not fit this model: {_first_cause(error)[:200]}. "
+            f"load_checkpoint = {chosen}: does not fit this model: {first_cause(error)[:200]}. "
             "Fix: the keys of the model and of its precision must be those of the checkpoint"
         ) from error
     return manifest

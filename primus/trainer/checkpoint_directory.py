@@ -125,13 +125,10 @@ def temporary(root: Path, iteration: int, attempt: int) -> Path:
     return root / f".{name_of(iteration)}.{attempt:03d}.tmp"
 
 
-def make_temporary(root: Path, iteration: int, attempt: int) -> Path:
-    """An empty directory for a checkpoint; what unfinished saves have left goes."""
+def remove_unfinished(root: Path) -> None:
+    """Remove what unfinished saves have left."""
     for leftover in root.glob(".iter_*.tmp") if root.is_dir() else ():
         shutil.rmtree(leftover, ignore_errors=True)
-    path = temporary(root, iteration, attempt)
-    path.mkdir(parents=True)
-    return path
 
 
 def publish(root: Path, manifest: CheckpointManifest) -> Path:
@@ -148,7 +145,7 @@ def publish(root: Path, manifest: CheckpointManifest) -> Path:
     try:
         manifest.save(source / MANIFEST)
         if target.exists():
-            os.rename(target, _unused(root / f"damaged-{target.name}"))
+            os.rename(target, unused(root / f"damaged-{target.name}"))
         os.rename(source, target)
         fsync_directory(root)
     except OSError as error:
@@ -156,28 +153,9 @@ def publish(root: Path, manifest: CheckpointManifest) -> Path:
     return target
 
 
-def _unused(path: Path) -> Path:
+def unused(path: Path) -> Path:
+    """`path` with the first number after it that is not taken."""
     number = 0
     while path.with_name(f"{path.name}-{number}").exists():
         number += 1
     return path.with_name(f"{path.name}-{number}")
-
-
-def prune(root: Path, key: str, keep_last: int) -> list[Path]:
-    """Delete the oldest good checkpoints beyond `keep_last`; returns what was deleted.
-
-    Damaged ones are left for a person to look at, and never count as kept.
-    """
-    good = []
-    for directory in newest_first(root):
-        try:
-            load_manifest(directory, key)
-        except ArtifactError:
-            continue
-        good.append(directory)
-    removed = good[keep_last:]
-    for directory in removed:
-        doomed = directory.with_name(f".{directory.name}.deleted")
-        os.rename(directory, doomed)
-        shutil.rmtree(doomed)
-    return removed

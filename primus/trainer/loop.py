@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -19,13 +20,16 @@ from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor, distributed
 
 from primus.artifacts.run import MetricsRow, ValidationRow
+from primus.config.estimate import checkpoint_bytes
 from primus.config.frozen import StageSettings
 from primus.errors import TrainingError
-from primus.trainer import checkpoint, checkpoint_directory
+from primus.trainer import checkpoint_space
+from primus.trainer.async_save import Saver
 from primus.trainer.checkpoint import TrainingState
 from primus.trainer.metrics import Metrics
 from primus.trainer.optimizer import take_step
 from primus.trainer.prediction import take_prediction_losses
+from primus.trainer.retention import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ class Run:
         after_first_iteration: called once; it may refuse to go on by raising.
         may_write: called before anything of a checkpoint is; it raises where the run has been
             taken over by another process.
+        report: called with what the loop goes on to do, and the last iteration that is finished;
+            a rank whose reports stop is taken for hung.
     """
 
     settings: StageSettings
@@ -61,6 +67,7 @@ class Run:
     stop_requested: Callable[[], bool]
     after_first_iteration: Callable[[], None]
     may_write: Callable[[], None] = lambda: None
+    report: Callable[[str, int], None] = lambda *_: None
 
     @property
     def checkpoints(self) -> Path:
@@ -137,11 +144,24 @@ class _Window:
     iterations: int = 0
 
 
+def _saver(run: Run) -> Saver:
+    settings = run.settings
+    timeout = timedelta(minutes=settings.distributed_timeout_minutes)
+    return Saver(
+        run.checkpoints,
+        run.about,
+        Retention(keep_last=settings.keep_last, keep_every=settings.keep_every),
+        run.may_write,
+        async_timeout=timeout if settings.async_save else None,
+    )
+
+
 class Loop:
-    """Drives a `TrainingState` to `train_iters`."""
+    """Drives a `TrainingState` to `train_iters`; made on all ranks together."""
 
     def __init__(self, run: Run, state: TrainingState) -> None:
         self.run, self.state = run, state
+        self._saver = _saver(run)
         self.loss = math.nan
         self.mtp_losses: list[float] = []
         self.validation_loss: float | None = None
@@ -154,12 +174,29 @@ class Loop:
             TrainingError: the loss or the gradient is not finite; nothing is saved.
             CheckpointError: a checkpoint could not be written.
         """
+        if self.run.metrics is not None:
+            checkpoint_space.warn_when_scarce(
+                self.run.checkpoints, checkpoint_bytes(self.run.settings)
+            )
+        try:
+            outcome = self._train()
+        except TrainingError:
+            # Of all ranks alike. What is being saved is from before it.
+            self._saver.wait_after_failure()
+            raise
+        self._saver.wait()
+        return outcome
+
+    def _train(self) -> Outcome:
         run, state, settings = self.run, self.state, self.run.settings
         batches = run.train_batches(state.consumed_samples)
         self._window = _Window(time.monotonic())
         first = True
         while state.iteration < settings.train_iters:
             stop = self._iterate(batches)
+            if stop:
+                # A failed save asks all ranks to stop, as a signal does; here they all raise it.
+                self._saver.wait()
             if first:
                 run.after_first_iteration()
                 first = False
@@ -175,19 +212,23 @@ class Loop:
 
     def _iterate(self, batches: MicroBatches) -> bool:
         run, state = self.run, self.state
+        run.report("iterate", state.iteration)
         for chunk in state.chunks:
             chunk.zero_grad_buffer()
         state.optimizer.zero_grad()
         count = _num_microbatches(run.settings)
         local = forward_backward(run.settings, state.chunks, batches, num_microbatches=count)
-        stop = torch.tensor([float(run.stop_requested())], dtype=torch.float64)
+        asked = run.stop_requested() or self._saver.failed
+        stop = torch.tensor([float(asked)], dtype=torch.float64)
         further = take_prediction_losses(run.settings.mtp_num_layers or 0, count)
+        run.report("reduce", state.iteration)
         sums = _sum_over_ranks(torch.cat((local, stop, further)))
         loss, tokens, stops, *self.mtp_losses = sums
         iteration = state.iteration + 1
         if not math.isfinite(loss):
             raise TrainingError(f"iteration {iteration}: the loss is {loss}; nothing was saved")
         lr = state.optimizer.param_groups[0]["lr"]
+        run.report("update", state.iteration)
         updated, grad_norm = take_step(state.optimizer, run.settings.clip_grad)
         if updated and grad_norm is not None and not math.isfinite(grad_norm):
             raise TrainingError(
@@ -237,6 +278,7 @@ class Loop:
         run, count = self.run, self.run.settings.eval_iters
         if run.valid_batches is None or count == 0:
             return
+        run.report("validate", self.state.iteration)
         started = time.monotonic()
         batches = run.valid_batches()
         for chunk in self.state.chunks:
@@ -271,12 +313,5 @@ class Loop:
             )
 
     def _save(self) -> None:
-        run, state = self.run, self.state
-        started = time.monotonic()
-        path = checkpoint.save(state, run.checkpoints, run.about, run.may_write)
-        if run.settings.keep_last is not None and distributed.get_rank() == 0:
-            checkpoint_directory.prune(run.checkpoints, run.about["key"], run.settings.keep_last)
-        seconds = time.monotonic() - started
-        self._window.started += seconds
-        if run.metrics is not None:
-            print(f"iteration {state.iteration:>8} | saved {path} in {seconds:.1f} s", flush=True)
+        self.run.report("save", self.state.iteration)
+        self._window.started += self._saver.save(self.state)

@@ -566,6 +566,22 @@ COMBINATIONS = [
         id="an open quotation mark",
     ),
     pytest.param(
+        {"keep_last": 2, "keep_every": 120},
+        [
+            "--config: keep_every = 120: is no multiple of save_interval 50: nothing is saved "
+            "there. Fix: write 100"
+        ],
+        id="keep_every between two saves",
+    ),
+    pytest.param(
+        {"keep_every": 100},
+        [
+            "--config: keep_every = 100: keep_last is null, which keeps all. "
+            "Fix: set keep_last as well"
+        ],
+        id="keep_every without keep_last",
+    ),
+    pytest.param(
         {"lr": "1e-x"},
         ['--config: lr = "1e-x": must be a number. Fix: write a number'],
         id="wrong type on the command line",

@@ -150,23 +150,3 @@ def test_summarise_leaves_damaged_ones_out_and_says_so(
     assert [summary.iteration for summary in found] == [2, 6]
     assert found[0].bytes == 256 * 8 + 12
     assert "iter_0000004" in caplog.text
-
-
-def test_prune_keeps_the_newest_good_ones(tmp_path: Path) -> None:
-    for iteration in (1, 2, 3, 4, 5):
-        write(tmp_path, iteration)
-    (tmp_path / "iter_0000005/manifest.json").unlink()
-    write(tmp_path, 6, key="ffffffffffff")
-    removed = directory.prune(tmp_path, KEY, keep_last=2)
-    assert [path.name for path in removed] == ["iter_0000002", "iter_0000001"]
-    left = sorted(path.name for path in tmp_path.iterdir())
-    # 5 is damaged and 6 is another run's: neither counts, neither is deleted.
-    assert left == [f"iter_000000{number}" for number in (3, 4, 5, 6)]
-    for number in (3, 4):
-        directory.verify(tmp_path / f"iter_000000{number}", KEY)
-
-
-def test_prune_with_fewer_than_it_may_keep_deletes_nothing(tmp_path: Path) -> None:
-    write(tmp_path, 1)
-    assert directory.prune(tmp_path, KEY, keep_last=3) == []
-    assert directory.verify(tmp_path / "iter_0000001", KEY)

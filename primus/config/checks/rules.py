@@ -49,6 +49,7 @@ PUBLISHED: tuple[Check, ...] = (hugging_face.exported, hugging_face.start)
 REST: tuple[Check, ...] = (
     schedule.loss_scale,
     schedule.learning_rate,
+    schedule.checkpoints,
     data.split,
     data.tokenizer,
     data.text,

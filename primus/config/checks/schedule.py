@@ -75,3 +75,15 @@ def overlap(s: Any, _: Context) -> Iterator[Fault]:
     if s.overlap_param_gather and not (s.use_distributed_optimizer and s.overlap_grad_reduce):
         why = "needs use_distributed_optimizer and overlap_grad_reduce"
         yield Fault("overlap_param_gather", why, "write false, or set both to true")
+
+
+def checkpoints(s: Any, _: Context) -> Iterator[Fault]:
+    """What keep_every names is saved at all, and keep_last would delete it."""
+    if s.keep_every is None:
+        return
+    if s.keep_last is None:
+        yield Fault("keep_every", "keep_last is null, which keeps all", "set keep_last as well")
+    elif s.keep_every % s.save_interval:
+        why = f"is no multiple of save_interval {s.save_interval}: nothing is saved there"
+        nearest = max(1, round(s.keep_every / s.save_interval)) * s.save_interval
+        yield Fault("keep_every", why, f"write {nearest}")

@@ -65,10 +65,46 @@ class Training(Keys):
     eval_iters: int = key(10, doc="Global batches per validation; 0: none.", identity="train", ge=0)
     save_interval: int = key(100, doc="Iterations between checkpoints.", option="train", ge=1)
     keep_last: int | None = key(
-        None, doc="Checkpoints to keep besides the last good one; null: all.", option="train", ge=1
+        None, doc="Newest checkpoints to keep; null: all.", option="train", ge=1
+    )
+    keep_every: int | None = key(
+        None,
+        doc="Checkpoints at a multiple of this many iterations are kept besides keep_last; "
+        "null: no others.",
+        option="train",
+        ge=1,
+    )
+    async_save: bool = key(
+        False,
+        doc="Training goes on while a copy of the state in memory is written; the copy takes as "
+        "much host memory as a checkpoint on disk.",
+        option="train",
     )
     log_interval: int = key(10, doc="Iterations between log lines.", option="train", ge=1)
     num_workers: int = key(0, doc="Data loading processes per rank.", option="train", ge=0)
     distributed_timeout_minutes: float = key(
         10.0, doc="A collective that takes longer ends the attempt.", option="train", gt=0
+    )
+    hang_timeout_minutes: float | None = key(
+        8.0,
+        doc="A rank that does not get on for so long ends the attempt, with the stacks of all "
+        "ranks; less than distributed_timeout_minutes, more than an iteration or a save takes. "
+        "null: never.",
+        option="train",
+        gt=0,
+    )
+    start_timeout_minutes: float = key(
+        60.0,
+        doc="The same from the start of the ranks until their first iteration is finished: "
+        "loading and compiling take longer.",
+        option="train",
+        gt=0,
+    )
+    lease_timeout_seconds: float = key(
+        60.0,
+        doc="A writer on another node whose heartbeat stands still for so long is taken for dead, "
+        "and its run taken over. More than the file system ever stalls; where it is mounted so "
+        "that nodes see old content (NFS with nocto), more than that takes (acregmax).",
+        option="train",
+        ge=1,
     )

@@ -146,8 +146,8 @@ def full_disk(*_: Any, **__: Any) -> None:
     [
         "torch.distributed.checkpoint.filesystem.FileSystemWriter.write_data",
         "torch.distributed.checkpoint.filesystem.FileSystemWriter.finish",
-        "megatron.core.dist_checkpointing.serialization.save_config",
-        "megatron.core.dist_checkpointing.strategies.common.torch.save",
+        "primus.trainer.checkpoint_write.save_config",
+        "pathlib.Path.write_bytes",
         "primus.trainer.checkpoint_directory.fsync_files",
         "primus.artifacts.run.CheckpointManifest.save",
         "os.rename",

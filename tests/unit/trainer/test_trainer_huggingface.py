@@ -97,18 +97,11 @@ def imported(settings: StageSettings, directory: Path) -> Any:
 
 def exported(settings: StageSettings, chunk: Any, directory: Path) -> Path:
     """The model through a checkpoint to a Hugging Face directory."""
-    from megatron.core import dist_checkpointing
-
-    from primus.trainer.checkpoint import _InProcessSave
+    from primus.trainer.checkpoint_write import take, write_files
 
     checkpoint = directory.with_name("checkpoint")
     checkpoint.mkdir()
-    dist_checkpointing.save(
-        {"model": chunk.sharded_state_dict(metadata={})},
-        str(checkpoint),
-        sharded_strategy=_InProcessSave("torch_dist", 1, thread_count=1),
-        validate_access_integrity=False,
-    )
+    write_files(take({"model": chunk.sharded_state_dict(metadata={})}, {}), checkpoint)
     directory.mkdir()
     write_model(checkpoint, settings, directory, eod_id=0)
     return directory

@@ -1,0 +1,190 @@
+"""Saving behind the training: the same files, one at a time, and failures that surface."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_trainer_checkpoint import ABOUT, KINDS, Training, full_disk
+
+from primus.errors import CheckpointError
+from primus.trainer import checkpoint_directory as directory
+from primus.trainer.retention import Retention
+
+pytestmark = pytest.mark.usefixtures("single_rank", "eager")
+
+KEY = str(ABOUT["key"])
+
+
+def saver(root: Path, *, behind: bool = True, **retention: int) -> Any:
+    from primus.trainer.async_save import Saver
+
+    timeout = timedelta(minutes=1) if behind else None
+    return Saver(root, ABOUT, Retention(**retention), lambda: None, async_timeout=timeout)
+
+
+@contextmanager
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """No file of a checkpoint is synced before the event is set."""
+    let_go = threading.Event()
+    fsync_files = directory.fsync_files
+
+    def wait(paths: Any) -> None:
+        assert let_go.wait(60)
+        fsync_files(paths)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "fsync_files", wait)
+        yield let_go
+
+
+def hashes(root: Path) -> dict[str, dict[str, str]]:
+    found = {path.name: directory.verify(path, KEY) for path in directory.newest_first(root)}
+    return {
+        name: {file: record.sha256 for file, record in manifest.files.items()}
+        for name, manifest in found.items()
+    }
+
+
+@pytest.mark.parametrize("changes", KINDS)
+def test_the_same_files_and_losses_as_at_once(
+    tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is trained on while the copy waits for the disk."""
+    losses = []
+    for behind in (False, True):
+        training, root = Training(**changes), tmp_path / str(behind)
+        saves = saver(root, behind=behind)
+        losses.append(training.steps(1))
+        for _ in range(2):
+            with slow_disk(monkeypatch) as let_go:
+                if not behind:
+                    let_go.set()
+                saves.save(training.state)
+                losses[-1] += training.steps(1)
+                let_go.set()
+                saves.wait()
+    assert losses[0] == losses[1]
+    at_once, later = hashes(tmp_path / "False"), hashes(tmp_path / "True")
+    assert list(later) == ["iter_0000002", "iter_0000001"]
+    assert later == at_once
+
+
+def test_one_at_a_time_in_the_same_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, saves = Training(), saver(tmp_path)
+    with slow_disk(monkeypatch) as let_go:
+        training.steps(1)
+        saves.save(training.state)
+        buffers = {name: b.data_ptr() for name, b in saves._staging._buffers.items()}
+        assert directory.newest_first(tmp_path) == []
+        training.steps(1)
+        second = threading.Thread(target=saves.save, args=(training.state,))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive(), "the second save waits for the first"
+        let_go.set()
+        second.join()
+        saves.wait()
+    assert [path.name for path in directory.newest_first(tmp_path)] == [
+        "iter_0000002",
+        "iter_0000001",
+    ]
+    assert {name: b.data_ptr() for name, b in saves._staging._buffers.items()} == buffers
+
+
+@pytest.mark.fault(
+    5,
+    6,
+    injected="ENOSPC from fsync behind the training",
+    observed="the next step knows, nothing is published, the next save works",
+)
+def test_a_failure_is_known_at_the_next_step_and_raised_by_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, saves = Training(), saver(tmp_path)
+    training.steps(1)
+    saves.save(training.state)
+    saves.wait()
+    training.steps(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "fsync_files", full_disk)
+        saves.save(training.state)
+        saves._flight.join()
+    assert saves.failed
+    with pytest.raises(CheckpointError, match=r"cannot save iteration 2: .*No space left"):
+        saves.wait()
+    assert not saves.failed
+    assert [path.name for path in tmp_path.iterdir()] == ["iter_0000001"]
+    saves.save(training.state)
+    saves.wait()
+    assert directory.verify(tmp_path / "iter_0000002", KEY)
+
+
+def test_a_next_save_raises_the_failure_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, saves = Training(), saver(tmp_path)
+    training.steps(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "fsync_files", full_disk)
+        saves.save(training.state)
+        training.steps(1)
+        with pytest.raises(CheckpointError, match="cannot save iteration 1"):
+            saves.save(training.state)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_defect_behind_the_training_is_no_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def defect(*_: object) -> None:
+        raise KeyError("a defect")
+
+    training, saves = Training(), saver(tmp_path)
+    training.steps(1)
+    monkeypatch.setattr(directory, "payload", defect)
+    saves.save(training.state)
+    with pytest.raises(CheckpointError, match="a defect"):
+        saves.wait()
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_need_not_be_kept_is_deleted(tmp_path: Path, behind: bool) -> None:
+    training, saves = Training(), saver(tmp_path, behind=behind, keep_last=1, keep_every=2)
+    for _ in range(5):
+        training.steps(1)
+        saves.save(training.state)
+    saves.wait()
+    assert [path.name for path in directory.newest_first(tmp_path)] == [
+        "iter_0000005",
+        "iter_0000004",
+        "iter_0000002",
+    ]
+
+
+def test_what_a_copy_refers_to_is_not_the_model(tmp_path: Path) -> None:
+    from primus.trainer.checkpoint import snapshot
+    from primus.trainer.checkpoint_write import Staging
+
+    training = Training()
+    training.steps(1)
+    live = {t.untyped_storage().data_ptr() for t in training.state.chunks[0].parameters()}
+    taken = snapshot(training.state, Staging())
+    tensors = [s for s in taken.shards.values() if isinstance(s, torch.Tensor)]
+    assert tensors
+    parts = [part for t in tensors for part in local_parts(t)]
+    assert not live & {part.untyped_storage().data_ptr() for part in parts}
+
+
+def local_parts(shard: Any) -> list[torch.Tensor]:
+    from megatron.core.dist_checkpointing.strategies.torch import _unwrap_pyt_sharded_tensor
+
+    found: list[torch.Tensor] = _unwrap_pyt_sharded_tensor(shard)
+    return found
