@@ -12,19 +12,16 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from primus.artifacts.export import ExportManifest
 from primus.artifacts.manifest import FileRecord
-from primus.artifacts.run import TrainManifest
+from primus.artifacts.run import RunIdentity, TrainManifest
 from primus.artifacts.timing import stage_time
 from primus.artifacts.tokens import TokenizerManifest
 from primus.config.frozen import Values, add_settings_arguments, load_settings, with_defaults
 from primus.errors import DataError, run_main
-from primus.files import replace_directory
-
-if TYPE_CHECKING:
-    from primus.huggingface.write import Written
+from primus.files import replace_directory, sha256_file
+from primus.trainer.checkpoint_directory import verify
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,24 +42,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def export(train_path: Path, tokenizer_path: Path, output: Path) -> None:
-    """Export the last checkpoint that `train_path` lists; it is verified first.
+    """Export the last checkpoint that `train_path` lists; errors: as of `export_checkpoint`."""
+    train = TrainManifest.load(train_path)
+    checkpoint = train_path.parent / "checkpoints" / train.checkpoints[-1].name
+    export_checkpoint(checkpoint, train, tokenizer_path, output)
+
+
+def export_checkpoint(
+    checkpoint: Path, run: TrainManifest | RunIdentity, tokenizer_path: Path, output: Path
+) -> None:
+    """Export a checkpoint of `run`; it is verified first.
 
     Raises:
         DataError: the tokenizer is not the one of the run.
         ArtifactError: the checkpoint or the tokenizer is damaged.
     """
-    train, tokenizer = TrainManifest.load(train_path), TokenizerManifest.load(tokenizer_path)
-    if tokenizer.fingerprint != train.tokenizer_fingerprint:
+    from primus.huggingface.write import write_model
+
+    tokenizer, directory = TokenizerManifest.load(tokenizer_path), output.parent
+    if tokenizer.fingerprint != run.tokenizer_fingerprint:
         raise DataError(
             f"{tokenizer_path}: fingerprint = {tokenizer.fingerprint}, but the run was trained "
-            f"with {train.tokenizer_fingerprint}. Fix: restore the run's tokenizer"
+            f"with {run.tokenizer_fingerprint}. Fix: restore the run's tokenizer"
         )
-    last, directory = train.checkpoints[-1], output.parent
     shutil.rmtree(temporary := directory.with_name(f".{directory.name}.tmp"), ignore_errors=True)
     temporary.mkdir(parents=True)
-    written = _write(
-        train, train_path.parent / "checkpoints" / last.name, tokenizer.eod_id, temporary
-    )
+    verify(checkpoint, run.key)
+    settings = Values(with_defaults(run.settings), "the run's settings")
+    written = write_model(checkpoint, settings, temporary, eod_id=tokenizer.eod_id)
     for name, record in tokenizer.files.items():
         record.verify(source := tokenizer_path.parent / name)
         shutil.copyfile(source, temporary / name)
@@ -70,27 +77,18 @@ def export(train_path: Path, tokenizer_path: Path, output: Path) -> None:
     # An older one is replaced: it can be made again from its checkpoint.
     replace_directory(temporary, directory)
     manifest = ExportManifest(
-        experiment=train.experiment,
-        key=train.key,
+        experiment=run.experiment,
+        key=run.key,
         architecture=written.architecture,
-        checkpoint=last.name,
-        checkpoint_manifest_sha256=last.manifest_sha256,
+        checkpoint=checkpoint.name,
+        checkpoint_manifest_sha256=sha256_file(checkpoint / "manifest.json"),
         tokenizer_fingerprint=tokenizer.fingerprint,
         parameters=written.parameters,
         dtype=written.dtype,
         files=files,
     )
     manifest.save(output)
-    print(f"{directory}: {written.parameters:,} numbers in {written.dtype} from {last.name}")
-
-
-def _write(train: TrainManifest, checkpoint: Path, eod_id: int, directory: Path) -> Written:
-    from primus.huggingface.write import write_model
-    from primus.trainer.checkpoint_directory import verify
-
-    verify(checkpoint, train.key)
-    settings = Values(with_defaults(train.settings), "the run's settings")
-    return write_model(checkpoint, settings, directory, eod_id=eod_id)
+    print(f"{directory}: {written.parameters:,} numbers in {written.dtype} from {checkpoint.name}")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,17 @@ def verify_files(directory: Path, files: Iterable[tuple[str, FileRecord]]) -> No
         record.verify(directory / name)
 
 
+def first_wrong_size(directory: Path, manifest: CheckpointManifest) -> str | None:
+    """The first file whose size is not what the manifest says; None where all are. Reads none."""
+    for name, record in sorted(manifest.files.items()):
+        path = directory / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != record.size:
+            found = "missing" if size is None else f"has {size} bytes, not {record.size}"
+            return f"{path}: {found}"
+    return None
+
+
 def verify(directory: Path, key: str) -> CheckpointManifest:
     """Check a whole checkpoint: manifest, every file's hash, no file too many.
 
