@@ -2,7 +2,8 @@
 
 python -m primus.status [--watch] [--json] [EXPERIMENT ...]
 
-Reads output/runs and, where there is a SLURM, this user's jobs. Nothing is written.
+Reads output/runs and, where there is a SLURM, this user's jobs for this directory. Nothing is
+written.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,9 @@ from primus.artifacts.run import Attempt, MetricsRow, TrainManifest
 from primus.config.paths import ARTIFACT
 from primus.errors import ArtifactError, RunConflictError, run_main
 from primus.slurm import queue
-from primus.slurm.job import comment_of
+from primus.slurm.job import key_of
+from primus.slurm.queue import QueuedJob
+from primus.slurm.submit import DIRECTORY
 from primus.trainer.lease import writer_of
 from primus.trainer.run_directory import attempts
 
@@ -66,15 +69,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", nargs="*", help="only runs of these")
-    parser.add_argument("--json", action="store_true", help="one JSON object per run")
+    parser.add_argument("--json", action="store_true", help="one JSON object per run or job")
     parser.add_argument(
         "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again"
     )
     args = parser.parse_args(argv)
     while True:
-        found = statuses(args.experiment)
+        jobs = _jobs()
+        found, others = statuses(args.experiment, jobs), other_jobs(args.experiment, jobs)
         text = "\n".join(
-            [json.dumps(asdict(status)) for status in found] if args.json else table(found)
+            [json.dumps(asdict(status)) for status in found]
+            + [json.dumps(asdict(job)) for job in others]
+            if args.json
+            else [*table(found), *_lines(others)]
         )
         if args.watch is not None and sys.stdout.isatty():
             print("\033[2J\033[H", end="")
@@ -84,13 +91,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         time.sleep(args.watch)
 
 
-def statuses(experiments: Sequence[str] = (), root: Path = RUNS) -> list[RunStatus]:
+def statuses(
+    experiments: Sequence[str] = (), jobs: Sequence[QueuedJob] = (), root: Path = RUNS
+) -> list[RunStatus]:
     """Every run below `root`, the newest first.
 
     Args:
         experiments: only these; empty: all.
+        jobs: of this user that wait or run.
     """
-    jobs = _jobs()
     found = [
         status_of(directory, jobs)
         for directory in root.glob("*/*")
@@ -99,11 +108,39 @@ def statuses(experiments: Sequence[str] = (), root: Path = RUNS) -> list[RunStat
     return sorted(found, key=lambda run: -(run.updated or 0.0))
 
 
-def status_of(directory: Path, jobs: Mapping[str, str]) -> RunStatus:
+def other_jobs(
+    experiments: Sequence[str], jobs: Sequence[QueuedJob], root: Path = RUNS
+) -> list[QueuedJob]:
+    """Those of `jobs` that work for this directory and train no run that is there.
+
+    Args:
+        experiments: leave out what belongs to others; empty: all.
+    """
+    trains = {_train_key(directory) for directory in root.glob("*/*")}
+    return [
+        job
+        for job in jobs
+        if job.key not in trains
+        and any(DIRECTORY.glob(f"{job.key}.*"))
+        # A group's name holds no experiment.
+        and (not experiments or _owner(job) in (*experiments, ""))
+    ]
+
+
+def _owner(job: QueuedJob) -> str:
+    return job.name.partition(".")[2]
+
+
+def _train_key(directory: Path) -> str:
+    made = ARTIFACT["train"].format(experiment=directory.parent.name, key=directory.name)
+    return key_of("train", [made])
+
+
+def status_of(directory: Path, jobs: Sequence[QueuedJob] = ()) -> RunStatus:
     """One run.
 
     Args:
-        jobs: number and state of the user's jobs, by comment.
+        jobs: of this user that wait or run.
     """
     tried = attempts(directory)
     last = tried[-1] if tried else None
@@ -132,7 +169,7 @@ def status_of(directory: Path, jobs: Mapping[str, str]) -> RunStatus:
 
 
 def _state(
-    directory: Path, last: Attempt | None, jobs: Mapping[str, str], target: int | None
+    directory: Path, last: Attempt | None, jobs: Sequence[QueuedJob], target: int | None
 ) -> tuple[str, str]:
     try:
         writer = writer_of(directory)
@@ -140,10 +177,10 @@ def _state(
         return "stopped", str(error)
     if writer is not None:
         return "running", writer
-    wanted = str(ARTIFACT["train"]).format(experiment=directory.parent.name, key=directory.name)
-    job = jobs.get(comment_of("train", [wanted]))
+    key = _train_key(directory)
+    job = next((job for job in jobs if job.key == key), None)
     if job is not None:
-        return ("queued" if "PENDING" in job else "starting"), f"job {job}"
+        return ("queued" if job.state == "PENDING" else "starting"), f"{job} {job.where}".rstrip()
     if _finished(directory / "train.json", target):
         return "finished", ""
     if last is None:
@@ -186,14 +223,18 @@ def _last_row(path: Path) -> MetricsRow | None:
     return None
 
 
-def _jobs() -> dict[str, str]:
+def _jobs() -> list[QueuedJob]:
     if shutil.which("squeue") is None:
-        return {}
+        return []
     try:
         return queue.mine()
     except queue.QueueError as error:
         print(f"jobs are not shown: {error}", file=sys.stderr)
-        return {}
+        return []
+
+
+def _lines(jobs: Sequence[QueuedJob]) -> list[str]:
+    return [f"{job}  {job.name}  {job.where}".rstrip() for job in jobs]
 
 
 def table(found: Sequence[RunStatus]) -> list[str]:

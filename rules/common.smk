@@ -9,11 +9,25 @@ from functools import wraps
 os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]))
 sys.path.insert(0, os.getcwd())
 
-from primus.config import cluster, paths, pipeline, summary
+from primus import driver
+from primus.config import announce, cluster, paths, pipeline
 from primus.errors import PrimusError, fail
 
+driver.arrive(sys.argv[1:])
 PIPELINE = pipeline.Pipeline(config)
-ANNOUNCER = summary.Announcer(sys.argv[1:])
+ANNOUNCER = announce.Announcer(sys.argv[1:])
+
+
+onstart:
+    driver.hold()
+
+
+onsuccess:
+    driver.leave()
+
+
+onerror:
+    driver.leave()
 
 
 # Only for --software-deployment-method apptainer. What ranks run in is the hardware's `container`.
@@ -60,7 +74,7 @@ def wanted(kind, experiment):
 
     def files(wildcards):
         found = PIPELINE.target(kind, experiment)
-        ANNOUNCER.announce(kind, PIPELINE.plan(experiment, kind).settings)
+        ANNOUNCER.announce(kind, PIPELINE.plan(experiment, kind))
         return found
 
     return or_fail(files)

@@ -62,6 +62,11 @@ class Plan:
         """The frozen settings of `stage` and of every stage that runs for it."""
         return [settings_file(self.stages[name]) for name in closure(self.settings, stage)]
 
+    def stages_of(self, target: str) -> list[Stage]:
+        """What runs for the target, upstream stages first."""
+        wanted = {name for stage in TARGETS[target] for name in closure(self.settings, stage)}
+        return [stage for stage in STAGES if stage in wanted]
+
     def threads(self, stage: Stage) -> int:
         """Cores that a stage keeps busy; a measurement takes all cores of the ranks."""
         settings = self.settings

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 from primus.config import memory
@@ -15,13 +12,6 @@ from primus.config.layout import layers_per_stage, layout
 from primus.config.parameters import parameters, rank_parameters
 
 VERSION = 1
-# Targets that train.
-_TRAINING = ("train", "export", "report")
-# Arguments of Snakemake with which somebody reads its output, or a job calls it.
-_SILENT = re.compile(
-    r"-q.*|-S|-D|--(mode|quiet|summary|detailed-summary|dag|rulegraph|filegraph|d3dag|lint|list.*"
-    r"|unlock|cleanup.*|archive|touch|print-compilation)(=.*)?"
-)
 
 
 def summary(s: Any, efficiency: float | None = None) -> dict[str, Any]:
@@ -92,22 +82,6 @@ def line(s: Any) -> str:
             f"GPU-hours (at {time['efficiency']:.0%} of {time['peak_tflops']:g} TFLOP/s)"
         )
     return f"{s.experiment}: {'; '.join(words)}"
-
-
-class Announcer:
-    """Prints the line of each experiment once, where a person asked Snakemake to train it."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        """`words`: Snakemake's command line."""
-        self._silent = any(_SILENT.fullmatch(word) for word in words)
-        self._done: set[str] = set()
-
-    def announce(self, target: str, s: Any) -> None:
-        """Print the line of `s` to stderr; `target` is the kind of what was asked for."""
-        if self._silent or target not in _TRAINING or s.experiment in self._done:
-            return
-        self._done.add(s.experiment)
-        print(line(s), file=sys.stderr, flush=True)
 
 
 def billions(number: float) -> str:

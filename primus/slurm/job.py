@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -14,7 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 from primus.errors import UserError
-from primus.files import canonical_json, sha256_text
+from primus.files import canonical_json, parse_json, sha256_text
 
 _PROPERTIES = re.compile(r"^# properties = (\{.*\})$", re.MULTILINE)
 _NAME = re.compile(r"[^\w.-]+")
@@ -34,19 +33,18 @@ OPTIONS = {
     "runtime": "time",
 }
 
-
-_COMMENT = "primus:"
+PREFIX = "primus:"
+# The inputs of a group are not compared: one that is started again may have fewer members left.
+ANY_INPUTS = "-"
 
 
 def key_of(rule: str, output: Iterable[Any]) -> str:
     """Hash of the working directory and of what a job makes; equal for the same work."""
-    work = [os.getcwd(), rule, sorted(map(str, output))]
-    return sha256_text(canonical_json(work))[:16]
+    return _digest([os.getcwd(), rule, sorted(map(str, output))])
 
 
-def comment_of(rule: str, output: Iterable[Any]) -> str:
-    """By which the job that makes `output` is found in the queue."""
-    return _COMMENT + key_of(rule, output)
+def _digest(value: Any) -> str:
+    return sha256_text(canonical_json(value))[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +54,14 @@ class Job:
     Attributes:
         name: rule and owner, for people: `train.llama3_8B`.
         key: hash of the working directory and of what the job makes; equal for the same work.
+        inputs: hash of what it reads, frozen settings among it: how far to train, say.
         threads: cores per node.
         resources: by Snakemake's names.
     """
 
     name: str
     key: str
+    inputs: str
     threads: int
     resources: Mapping[str, Any]
 
@@ -72,28 +72,28 @@ class Job:
         Raises:
             UserError: the script has no line of properties, or none that can be read.
         """
-        found = _PROPERTIES.search(script.read_text(encoding="utf-8"))
         try:
-            content = json.loads(found[1]) if found else None
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
+            found = _PROPERTIES.search(script.read_text(encoding="utf-8"))
+            return cls._of(parse_json(found[1]) if found else None)
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{script}: has no line of properties. Fix: let Snakemake write it "
                 "(snakemake --profile slurm …)"
-            )
+            ) from error
+
+    @classmethod
+    def _of(cls, content: Any) -> Self:
         rule = str(content.get("rule") or content.get("groupid") or "job")
         wildcards = content.get("wildcards") or {}
         owner = wildcards.get("experiment") or wildcards.get("owner") or wildcards.get("dataset")
-        # A group that is started again may have fewer members left; Snakemake numbers it by its
-        # last one.
+        # Snakemake numbers a group by its last member, which stays when others have finished.
         group = content.get("type") == "group"
-        work = [content.get("jobid")] if group else content.get("output") or []
         return cls(
             name=_NAME.sub("_", f"{rule}.{owner}" if owner else rule),
-            key=key_of(rule, work),
+            key=key_of(rule, [content.get("jobid")] if group else content.get("output") or []),
+            inputs=ANY_INPUTS if group else _digest(sorted(content.get("input") or [])),
             threads=int(content.get("threads", 1)),
-            resources=content.get("resources", {}),
+            resources=dict(content.get("resources", {})),
         )
 
     @property
@@ -105,7 +105,7 @@ class Job:
     @property
     def comment(self) -> str:
         """By which a job that is queued or runs is found again."""
-        return _COMMENT + self.key
+        return f"{PREFIX}{self.key}:{self.inputs}"
 
     def options(self, log: Path) -> list[str]:
         """Options for sbatch.
@@ -125,10 +125,19 @@ class Job:
         ]
         # Of an option that comes twice sbatch takes the last: a resource named on the command
         # line beats the configuration's.
-        options += shlex.split(str(self.resources.get("sbatch") or ""))
+        options += _words(self.resources.get("sbatch"))
         options += [
             f"--{option}={self.resources[name]}"
             for name, option in OPTIONS.items()
             if self.resources.get(name) not in (None, "")
         ]
-        return options + shlex.split(str(self.resources.get("slurm_extra") or ""))
+        return options + _words(self.resources.get("slurm_extra"))
+
+
+def _words(resource: Any) -> list[str]:
+    try:
+        return shlex.split(str(resource or ""))
+    except ValueError as error:
+        raise UserError(
+            f"{resource!r}: {error}. Fix: close the quotation mark in slurm_extra"
+        ) from error

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import pwd
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from primus.slurm.job import PREFIX
+from primus.slurm.states import ALIVE
 
 _SECONDS = 60.0
 
 
 class QueueError(Exception):
-    """The cluster does not answer; nothing is known of any job."""
+    """The cluster does not answer, or not in its own words; nothing is known of any job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuedJob:
+    """A job of this user's pipelines that waits or runs.
+
+    Attributes:
+        state: SLURM's word for it. where: its nodes, or why it waits.
+        key, inputs: of its comment, see `primus.slurm.job.Job`.
+    """
+
+    number: str
+    state: str
+    name: str
+    where: str
+    key: str
+    inputs: str
+
+    def __str__(self) -> str:
+        return f"job {self.number} {self.state}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,39 +45,53 @@ class JobState:
     Attributes:
         state: SLURM's word for it, such as RUNNING or NODE_FAIL.
         reason: why it waits or how it ended, where SLURM says so.
+        by: who cancelled it, where SLURM says so.
+        limit, nodes, memory: what it was given, as SLURM writes it.
     """
 
     state: str
-    reason: str
+    reason: str = ""
+    by: str = ""
+    limit: str = ""
+    nodes: str = ""
+    memory: str = ""
 
 
-def find(comment: str) -> str | None:
-    """The number of a job of this user with that comment which waits or runs; None without one.
-
-    Raises:
-        QueueError: the cluster does not answer.
-    """
-    found = mine().get(comment)
-    return found.partition(" ")[0] if found is not None else None
-
-
-def mine() -> dict[str, str]:
-    """`number STATE` of this user's jobs that wait or run, by comment.
+def find(key: str) -> list[QueuedJob]:
+    """The jobs of this user for that work which wait or run, the oldest first.
 
     Raises:
         QueueError: the cluster does not answer.
     """
-    lines = _run(["squeue", "--me", "--noheader", "--format=%i|%T|%k"]).splitlines()
-    jobs = (line.split("|", 2) for line in lines)
-    return {
-        comment.strip(): f"{job} {state}"
-        for job, state, comment in jobs
-        if state not in ("COMPLETING", "COMPLETED")
-    }
+    found = [job for job in mine() if job.key == key]
+    return sorted(found, key=lambda job: int(job.number))
+
+
+def mine(seconds: float = _SECONDS) -> list[QueuedJob]:
+    """This user's jobs of pipelines that wait or run.
+
+    Args:
+        seconds: how long to wait for the answer.
+
+    Raises:
+        QueueError: the cluster does not answer.
+    """
+    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%k|%R|%j"]
+    found = []
+    for line in _run(command, seconds).splitlines():
+        number, state, comment, where, name = _fields(line, 5, r"\d")
+        if comment.startswith(PREFIX) and state not in ("COMPLETING", "COMPLETED"):
+            key, _, inputs = comment.removeprefix(PREFIX).partition(":")
+            found.append(
+                QueuedJob(
+                    number=number, state=state, name=name, where=where, key=key, inputs=inputs
+                )
+            )
+    return found
 
 
 def state_of(job: str) -> JobState | None:
-    """How a job is; None where neither the controller nor the accounting knows it.
+    """How a job is; None where neither the controller nor the accounting knows its end.
 
     Raises:
         QueueError: the cluster does not answer.
@@ -61,7 +100,8 @@ def state_of(job: str) -> JobState | None:
 
 
 def _from_controller(job: str) -> JobState | None:
-    command = ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%r"]
+    words = "%T|%r|%l|%N|%m"
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--format={words}"]
     try:
         lines = _run(command).splitlines()
     except QueueError as error:
@@ -72,7 +112,8 @@ def _from_controller(job: str) -> JobState | None:
 
 
 def _from_accounting(job: str) -> JobState | None:
-    options = ["--allocations", "--noheader", "--parsable2", "--format=State,ExitCode"]
+    words = "--format=State,Reason,Timelimit,NodeList,ReqMem"
+    options = ["--allocations", "--noheader", "--parsable2", words]
     try:
         lines = _run(["sacct", f"--jobs={job}", *options]).splitlines()
     except QueueError as error:
@@ -80,25 +121,49 @@ def _from_accounting(job: str) -> JobState | None:
         if "accounting storage is disabled" in str(error) or "not found" in str(error):
             return None
         raise
-    return _state(lines[-1]) if lines else None
+    found = _state(lines[-1]) if lines else None
+    # The controller knows no such job: the accounts have not heard, or never will, of its end.
+    return None if found is not None and found.state in ALIVE else found
 
 
 def _state(line: str) -> JobState:
-    # The accounting writes "CANCELLED by 0".
-    state, _, reason = line.partition("|")
-    words = state.split() or ["UNKNOWN"]
-    return JobState(state=words[0].rstrip("+"), reason=reason.strip())
+    text, reason, limit, nodes, memory = _fields(line, 5, r"[A-Z]{2}")
+    # The accounting writes "CANCELLED by 0", and a plus where a word was cut.
+    words = text.split()
+    by = words[2] if words[1:2] == ["by"] and len(words) > 2 else ""
+    return JobState(
+        state=words[0].rstrip("+") if words else "UNKNOWN",
+        reason="" if reason == "None" else reason,
+        by=_user(by),
+        limit=limit,
+        nodes="" if nodes == "None assigned" else nodes,
+        memory=memory,
+    )
 
 
-def _run(command: Sequence[str]) -> str:
+def _fields(line: str, number: int, first: str) -> list[str]:
+    found = [field.strip() for field in line.split("|", number - 1)]
+    if len(found) != number or not re.match(first, found[0]):
+        raise QueueError(f"the cluster answers {line[:60]!r}, which is not understood")
+    return found
+
+
+def _user(number: str) -> str:
+    try:
+        return pwd.getpwuid(int(number)).pw_name
+    except (ValueError, KeyError):
+        return number
+
+
+def _run(command: Sequence[str], seconds: float = _SECONDS) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_SECONDS
+            command, capture_output=True, text=True, check=False, timeout=seconds, errors="replace"
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise QueueError(f"{command[0]}: not found") from error
     except subprocess.TimeoutExpired as error:
-        raise QueueError(f"{command[0]} has not answered for {_SECONDS:.0f} s") from error
+        raise QueueError(f"{command[0]} has not answered for {seconds:.0f} s") from error
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise QueueError(f"{command[0]}: {lines[-1].removeprefix(f'{command[0]}: ')}")

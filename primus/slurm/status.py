@@ -10,6 +10,8 @@ minute, unless it noted its own end. Why it failed goes to stderr, with the end 
 from __future__ import annotations
 
 import argparse
+import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,28 +19,16 @@ from pathlib import Path
 from typing import Literal
 
 from primus.errors import run_main
-from primus.slurm import queue
+from primus.slurm import queue, states
 from primus.slurm.submit import DIRECTORY, LOGS
 
 Verdict = Literal["running", "success", "failed"]
 
-FAILED = frozenset(
-    {
-        *("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
-        *("REVOKED", "TIMEOUT"),
-    }
-)
-# A job in one of these goes on by itself, or SLURM has not finished with it.
-ALIVE = frozenset(
-    {
-        *("COMPLETING", "CONFIGURING", "PENDING", "RESIZING", "REQUEUED", "RESV_DEL_HOLD"),
-        *("RUNNING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "SUSPENDED"),
-    }
-)
-# Waits that nobody ends.
-HELD = ("launch failed requeued held", "JobHoldMaxRequeue", "job requeued in held state")
 GRACE_SECONDS = 60.0
 _LINES = 15
+# Snakemake's own lines, which follow the last words of the stage in the log of its job.
+_SNAKEMAKE = re.compile(r"^(Error in (rule|group)|RuleException|WorkflowError|Shutting down, this)")
+_TAIL_BYTES = 1 << 16
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,21 +49,33 @@ def verdict(job: str) -> Verdict:
     ended = _noted_end(job)
     if found is None:
         if ended is not None:
-            return "success" if ended == 0 else _failed(job, f"ended with status {ended}")
+            return "success" if ended == 0 else _failed(job, f"it ended with status {ended}")
         return _after_grace(job, "unknown to the cluster, and did not note its end")
     if found.state == "PREEMPTED":
         # SLURM starts it again, where it may.
         return _after_grace(job, "PREEMPTED and not started again")
     _forget_grace(job)
     if found.state == "COMPLETED":
-        return "success" if ended in (0, None) else _failed(job, f"ended with status {ended}")
-    if found.state in FAILED:
-        return _failed(job, f"{found.state} ({found.reason})")
-    if found.state == "PENDING" and any(held in found.reason for held in HELD):
+        return "success" if ended in (0, None) else _failed(job, f"it ended with status {ended}")
+    if found.state in states.FAILED:
+        return _failed(job, _why(job, found))
+    if found.state == "PENDING" and any(held in found.reason for held in states.HELD):
         return _failed(job, f"held: {found.reason}; release it with scontrol release {job}")
-    if found.state not in ALIVE:
+    if found.state not in states.ALIVE:
         print(f"job {job}: state {found.state} is not known here; waiting", file=sys.stderr)
     return "running"
+
+
+def _why(job: str, found: queue.JobState) -> str:
+    return states.why(
+        found.state,
+        name=_name(job),
+        reason=found.reason,
+        by=found.by,
+        limit=found.limit,
+        nodes=found.nodes,
+        memory=found.memory,
+    )
 
 
 def _noted_end(job: str) -> int | None:
@@ -100,20 +102,50 @@ def _forget_grace(job: str) -> None:
 
 
 def _failed(job: str, why: str) -> Verdict:
-    print(f"job {job} failed: {why}", file=sys.stderr)
-    for log in sorted(LOGS.glob(f"*.{job}.log")):
-        print(f"last lines of {log}:", file=sys.stderr)
-        for line in _tail(log):
-            print(f"    {line}", file=sys.stderr)
+    name = _name(job)
+    said = [f"job {job}{f' ({name})' if name else ''} failed: {why}"]
+    for log in _logs(job):
+        lines = _tail(log)
+        # What a stage says last of all is the cause in one line.
+        said += [f"    {line}" for line in dict.fromkeys(_errors(lines))]
+        last = _of_the_stage(lines)[-_LINES:]
+        said += [f"  last lines of its log, {log}:" if last else f"  its log: {log}"]
+        said += [f"    {line}" for line in last]
+    print("\n".join(said), file=sys.stderr)
     return "failed"
+
+
+def _name(job: str) -> str:
+    return next((log.name.removesuffix(f".{job}.log") for log in _logs(job)), "")
+
+
+def _logs(job: str) -> list[Path]:
+    return sorted(LOGS.glob(f"*.{job}.log"))
+
+
+def _errors(lines: Sequence[str]) -> list[str]:
+    return [line for line in lines if line.startswith("error: ")][-3:]
+
+
+def _of_the_stage(lines: Sequence[str]) -> Sequence[str]:
+    """Without what the Snakemake inside the job adds about a failure."""
+    for number, line in enumerate(lines):
+        if _SNAKEMAKE.match(line):
+            # A line with the time stands before.
+            return lines[: max(0, number - 1)]
+    return lines
 
 
 def _tail(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
+        with open(path, "rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return stream.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
 
 
 if __name__ == "__main__":
+    # Ctrl-C is meant for Snakemake; this goes on to its end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_main(main)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import tenacity
 
-from primus.errors import UnavailableError, run_main
+from primus.errors import RunConflictError, UnavailableError, run_main
 from primus.files import atomic_write
 from primus.slurm import queue
 from primus.slurm.job import Job
@@ -30,23 +31,28 @@ _PATIENCE_SECONDS = 600.0
 _SCRIPT = """\
 #!/bin/sh
 # The job of {name}; written by primus.slurm.submit.
-note_end() {{
-    echo "$1" > {directory}/"$SLURM_JOB_ID".tmp
-    mv {directory}/"$SLURM_JOB_ID".tmp {directory}/"$SLURM_JOB_ID".end
-}}
+end={directory}/"$SLURM_JOB_ID".end
 export PRIMUS_SLURM_JOB="$SLURM_JOB_ID"
 export PRIMUS_SLURM_AGAIN={directory}/"$SLURM_JOB_ID".again
 {warning}
 # A job that is started again has not ended yet.
-rm -f {directory}/"$SLURM_JOB_ID".end "$PRIMUS_SLURM_AGAIN"
+rm -f "$end" "$PRIMUS_SLURM_AGAIN"
 sh {jobscript}
 status=$?
-# Training that was told to stop because the time is over goes on in the job's next turn.
+# Training that was told to stop because the time is over goes on in the job's next turn; so does
+# one whose nodes are broken, without those that stand in the file.
+[ ! -s "$PRIMUS_SLURM_AGAIN" ] || trap '' TERM
 if [ -e "$PRIMUS_SLURM_AGAIN" ] && scontrol requeue "$SLURM_JOB_ID"; then
+    if [ -s "$PRIMUS_SLURM_AGAIN" ]; then
+        # A job's nodes can be changed only while it waits, and this one waits for this script.
+        scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$(cat "$PRIMUS_SLURM_AGAIN")"
+        exit "$status"
+    fi
     # The controller ends this turn; what is noted now would be taken for the job's end.
     sleep 60
 fi
-note_end "$status"
+echo "$status" > "$end.tmp"
+mv "$end.tmp" "$end"
 exit "$status"
 """
 
@@ -61,20 +67,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m primus.slurm.submit", description=__doc__)
     parser.add_argument("jobscript", type=Path)
     args = parser.parse_args(argv)
-    job = Job.read(args.jobscript)
-    LOGS.mkdir(parents=True, exist_ok=True)
-    options = job.options(LOGS / f"{job.name}.%j.log")
-    script = _keep_script(job, args.jobscript)
-    print(_submit(job, [*options, str(script)]), flush=True)
+    print(_submit(Job.read(args.jobscript), args.jobscript), flush=True)
 
 
 def _keep_script(job: Job, jobscript: Path) -> Path:
     """Copies that stay when Snakemake, at its end, removes its own."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     directory = DIRECTORY.resolve()
-    inner, outer = directory / f"{job.key}.jobscript.sh", directory / f"{job.key}.sh"
+    stem = f"{job.key}.{job.inputs}"
+    inner, outer = directory / f"{stem}.jobscript.sh", directory / f"{stem}.sh"
     with atomic_write(inner) as stream:
-        stream.write(jobscript.read_text(encoding="utf-8"))
+        stream.write(_without_temporary(job, jobscript, directory))
     with atomic_write(outer) as stream:
         stream.write(
             _SCRIPT.format(
@@ -91,11 +94,31 @@ def _keep_script(job: Job, jobscript: Path) -> Path:
     return outer
 
 
+def _without_temporary(job: Job, jobscript: Path, directory: Path) -> str:
+    """The script's text, which waits for files that stay instead of Snakemake's temporary ones.
+
+    A job that starts after Snakemake was left with Ctrl-C would wait for them in vain.
+    """
+    text = jobscript.read_text(encoding="utf-8")
+    temporary = jobscript.parent
+    if temporary.parent.name != ".snakemake":
+        return text
+    # Where there are many inputs, their names stand in a file.
+    names = Path(f"{jobscript}.waitforfilesfile.txt")
+    if names.exists():
+        kept = directory / f"{job.key}.inputs.txt"
+        with atomic_write(kept) as stream:
+            waited = names.read_text(encoding="utf-8")
+            stream.write(waited.replace(str(temporary), str(directory)))
+        text = text.replace(str(names), str(kept))
+    return text.replace(str(temporary), str(directory))
+
+
 class _Unanswered(Exception):
     """SLURM could not be asked; the job may or may not have been taken."""
 
 
-def _submit(job: Job, arguments: Sequence[str]) -> str:
+def _submit(job: Job, jobscript: Path) -> str:
     patient = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type((_Unanswered, queue.QueueError)),
         stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
@@ -103,7 +126,7 @@ def _submit(job: Job, arguments: Sequence[str]) -> str:
         reraise=True,
     )
     try:
-        return patient(_submit_once, job, arguments)
+        return patient(_submit_once, job, jobscript)
     except (_Unanswered, queue.QueueError) as error:
         raise UnavailableError(
             f"{job.name}: SLURM has not answered for {_PATIENCE_SECONDS:.0f} s: {error}. "
@@ -111,25 +134,49 @@ def _submit(job: Job, arguments: Sequence[str]) -> str:
         ) from error
 
 
-def _submit_once(job: Job, arguments: Sequence[str]) -> str:
+def _submit_once(job: Job, jobscript: Path) -> str:
     # Asked before every try: one whose answer was lost may have been taken.
-    found = queue.find(job.comment)
-    if found is not None:
-        print(f"{job.name}: job {found} is at it already", file=sys.stderr)
-        return found
-    done = subprocess.run(
-        ["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=False
-    )
+    found = queue.find(job.key)
+    if found:
+        return _take_over(job, found[0])
+    LOGS.mkdir(parents=True, exist_ok=True)
+    options = job.options(LOGS / f"{job.name}.%j.log")
+    command = ["sbatch", "--parsable", *options, str(_keep_script(job, jobscript))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        return done.stdout.strip().partition(";")[0]
+        return _first(job, done.stdout.strip().partition(";")[0])
     complaint = " ".join(done.stderr.split())
     if any(word in complaint.lower() for word in ("contact", "connection", "timed out")):
         raise _Unanswered(complaint)
     raise UnavailableError(
         f"{job.name}: sbatch refuses it: {complaint}. Fix: correct the resource with "
-        f"--default-resources or --set-resources; the options were: {shlex.join(arguments[:-1])}"
+        f"--default-resources or --set-resources; the options were: {shlex.join(options)}"
     )
 
 
+def _take_over(job: Job, found: queue.QueuedJob) -> str:
+    if found.inputs != job.inputs:
+        raise RunConflictError(
+            f"{job.name}: {found} is at it with other settings. Fix: wait for it, or stop it with "
+            f"scancel {found.number}; then type the command again"
+        )
+    print(f"{job.name}: {found} is at it already", file=sys.stderr)
+    return found.number
+
+
+def _first(job: Job, mine: str) -> str:
+    """The one of several jobs that Snakemakes beside each other submitted for the same work."""
+    try:
+        oldest = next(iter(queue.find(job.key)), None)
+    except queue.QueueError:
+        return mine
+    if oldest is None or oldest.number == mine:
+        return mine
+    subprocess.run(["scancel", mine], check=False, capture_output=True)
+    return _take_over(job, oldest)
+
+
 if __name__ == "__main__":
+    # Ctrl-C is meant for Snakemake; this goes on to its end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_main(main)

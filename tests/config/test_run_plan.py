@@ -10,14 +10,16 @@ import pytest
 from config_root import REPOSITORY
 
 from primus.config import memory
+from primus.config.announce import Announcer
 from primus.config.arguments import overrides
 from primus.config.checks import Context, faults
 from primus.config.estimate import estimate, stage_flops
 from primus.config.flops import flops_per_token
 from primus.config.load import experiments, load
+from primus.config.pipeline import Pipeline, Plan
 from primus.config.propose import propose
 from primus.config.schema.settings import Settings
-from primus.config.summary import Announcer, line
+from primus.config.summary import line
 from primus.errors import ConfigError
 from primus.plan import main
 
@@ -29,6 +31,10 @@ PROPOSAL = re.compile(r"write (.*) \((\d+\.\d) GiB\), or name other hardware")
 def settings(name: str, **changes: Any) -> Settings:
     """The settings of a shipped experiment with changes that nobody checks."""
     return load(name, root=REPOSITORY, stages=()).settings.model_copy(update=changes)
+
+
+def planned(name: str, **changes: Any) -> Plan:
+    return Pipeline(changes, REPOSITORY).plan(name, "train")
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
@@ -134,15 +140,15 @@ def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 
 def test_the_line_of_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
-    s = settings("deepseek_v3")
-    text = line(s)
+    made = planned("deepseek_v3")
+    text = line(made.settings)
     assert "\n" not in text
     assert text.startswith("deepseek_v3: 671B parameters (37.6B active); TP 1, PP 8, EP 16, DP 16")
     announcer = Announcer(["-n", "train_deepseek_v3", "--config", "nodes=16"])
-    announcer.announce("data", s)
+    announcer.announce("data", made)
     assert capsys.readouterr().err == ""
-    announcer.announce("train", s)
-    announcer.announce("report", s)
+    announcer.announce("train", made)
+    announcer.announce("report", made)
     assert capsys.readouterr().err == text + "\n"
 
 
@@ -152,7 +158,7 @@ def test_the_line_of_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_line_stays_out_of_jobs_and_of_what_programs_read(
     word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Announcer(["-n", word, "train_llama3_8B"]).announce("train", settings("llama3_8B"))
+    Announcer(["-n", word, "train_llama3_8B"]).announce("train", planned("llama3_8B"))
     assert capsys.readouterr().err == ""
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from primus.errors import UserError
-from primus.slurm import queue, status
-from primus.slurm.job import Job, comment_of
+from primus.slurm import queue, states, status
+from primus.slurm.job import Job, key_of
 from primus.slurm.queue import JobState, QueueError
 from primus.slurm.status import verdict
 
@@ -58,9 +58,11 @@ def test_what_is_not_asked_for_is_left_out(tmp_path: Path) -> None:
 def test_equal_work_has_an_equal_comment(tmp_path: Path) -> None:
     one = Job.read(script(tmp_path))
     assert one.comment == Job.read(script(tmp_path, jobid=9, threads=1)).comment
-    assert one.comment == comment_of("train", ["output/runs/mine/000000000000/train.json"])
-    assert one.comment != Job.read(script(tmp_path, output=["other"])).comment
-    assert one.comment != Job.read(script(tmp_path, rule="export")).comment
+    assert one.key == key_of("train", ["output/runs/mine/000000000000/train.json"])
+    assert one.key != Job.read(script(tmp_path, output=["other"])).key
+    assert one.key != Job.read(script(tmp_path, rule="export")).key
+    further = Job.read(script(tmp_path, input=["output/settings/mine/train.111111111111.json"]))
+    assert (one.key, one.comment != further.comment) == (further.key, True)
 
 
 def test_a_group_is_known_by_its_last_member(tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def ended(number: int) -> None:
         ("REQUEUED", "running"),
         ("SOMETHING_NEW", "running"),
         ("UNKNOWN", "running"),
-        *((state, "failed") for state in sorted(status.FAILED)),
+        *((state, "failed") for state in sorted(states.FAILED)),
     ],
 )
 def test_a_state_means_success_only_when_it_says_so(

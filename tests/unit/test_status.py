@@ -13,7 +13,8 @@ import pytest
 
 from primus import status
 from primus.artifacts.run import Attempt, MetricsRow
-from primus.slurm.job import comment_of
+from primus.slurm.job import key_of
+from primus.slurm.queue import QueuedJob
 from primus.status import RunStatus, status_of, statuses, table
 
 KEY = "0123456789ab"
@@ -79,7 +80,7 @@ def test_a_run_that_trains_has_a_rate_and_an_end(run: Path) -> None:
     attempt(run, 1)
     metrics(run, 5, 10)
     lease(run)
-    found = status_of(run, {})
+    found = status_of(run)
     assert (found.state, found.iteration, found.target, found.loss) == ("running", 10, 50, 4.0)
     assert (found.seconds_left, found.updated) == (80.0, 210.0)
     assert str(os.getpid()) in found.where
@@ -89,7 +90,7 @@ def test_a_torn_last_row_and_validation_rows_are_passed_over(run: Path) -> None:
     metrics(run, 5)
     with open(run / "metrics.jsonl", "a") as stream:
         stream.write('{"type": "valid", "attempt": 1}\n{"type": "train", "iter')
-    assert status_of(run, {}).iteration == 5
+    assert status_of(run).iteration == 5
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_how_the_last_attempt_ended(
 ) -> None:
     attempt(run, 1, status="failed", reason="an older one", finished=150.0)
     attempt(run, 2, **changes)
-    found = status_of(run, {})
+    found = status_of(run)
     assert (found.state, found.attempts, found.seconds_left) == (state, 2, None)
     assert where in found.where
 
@@ -113,7 +114,7 @@ def test_how_the_last_attempt_ended(
 def test_a_writer_that_is_gone_does_not_run(run: Path) -> None:
     attempt(run, 1)
     lease(run, started=1.0)
-    assert status_of(run, {}).state == "stopped"
+    assert status_of(run).state == "stopped"
 
 
 def test_a_writer_on_another_host_runs_while_its_heart_beats(run: Path) -> None:
@@ -121,18 +122,34 @@ def test_a_writer_on_another_host_runs_while_its_heart_beats(run: Path) -> None:
     lease(run, host="node-7", job="17")
     beat = run / "writer.000001.beat"
     beat.write_text("3")
-    found = status_of(run, {})
+    found = status_of(run)
     assert (found.state, found.where.endswith("on node-7 (SLURM job 17)")) == ("running", True)
     os.utime(beat, (time.time() - 3600,) * 2)
-    assert status_of(run, {}).state == "stopped"
+    assert status_of(run).state == "stopped"
+
+
+def job(name: str, state: str, key: str, where: str = "node1") -> QueuedJob:
+    return QueuedJob(number="17", state=state, name=name, where=where, key=key, inputs="-")
 
 
 @pytest.mark.parametrize(("word", "state"), [("PENDING", "queued"), ("RUNNING", "starting")])
 def test_a_job_in_the_queue_is_the_runs_own(run: Path, word: str, state: str) -> None:
-    comment = comment_of("train", [f"output/runs/mine/{KEY}/train.json"])
-    found = status_of(run, {comment: f"17 {word}", "primus:other": "18 PENDING"})
-    assert (found.state, found.where) == (state, f"job 17 {word}")
-    assert status_of(run, {"primus:other": "18 PENDING"}).state == "new"
+    key = key_of("train", [f"output/runs/mine/{KEY}/train.json"])
+    found = status_of(run, [job("text", "PENDING", "other"), job("train.mine", word, key)])
+    assert (found.state, found.where) == (state, f"job 17 {word} node1")
+    assert status_of(run, [job("text", "PENDING", "other")]).state == "new"
+
+
+def test_jobs_that_train_no_run_are_shown_where_they_work_for_this_directory(run: Path) -> None:
+    (run.parent.parent / "other").mkdir()
+    train = job("train.mine", "RUNNING", key_of("train", [f"output/runs/mine/{KEY}/train.json"]))
+    text, tune = job("text", "PENDING", "a"), job("tune.other", "RUNNING", "b")
+    elsewhere = job("tune.mine", "RUNNING", "c")
+    status.DIRECTORY.mkdir(parents=True)
+    for key in ("a", "b", train.key):
+        (status.DIRECTORY / f"{key}.-.sh").touch()
+    assert status.other_jobs([], [train, text, tune, elsewhere]) == [text, tune]
+    assert status.other_jobs(["mine"], [text, tune]) == [text]
 
 
 def test_runs_of_one_experiment_newest_first(run: Path) -> None:

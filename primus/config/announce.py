@@ -1,0 +1,59 @@
+"""What somebody who asks Snakemake for a training is told before anything runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from primus.config import summary, turns
+from primus.config.pipeline import Plan
+
+# Targets that train.
+_TRAINING = ("train", "export", "report")
+# Arguments of Snakemake with which somebody reads its output, or a job calls it.
+_SILENT = re.compile(
+    r"-q.*|-S|-D|--(mode|quiet|summary|detailed-summary|dag|rulegraph|filegraph|d3dag|lint|list.*"
+    r"|unlock|cleanup.*|archive|touch|print-compilation)(=.*)?"
+)
+_EXECUTOR = re.compile(r"(--profile|--executor|-e)(=(?P<name>.*))?")
+
+
+class Announcer:
+    """Prints the plan of each experiment once, where a person asked Snakemake to train it."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """`words`: Snakemake's command line."""
+        self._silent = any(_SILENT.fullmatch(word) for word in words)
+        self._cluster = on_cluster(words)
+        self._done: set[str] = set()
+
+    def announce(self, target: str, plan: Plan) -> None:
+        """Print the lines of an experiment to stderr.
+
+        Args:
+            target: the kind of what was asked for.
+        """
+        s = plan.settings
+        if self._silent or target not in _TRAINING or s.experiment in self._done:
+            return
+        self._done.add(s.experiment)
+        lines = [summary.line(s)]
+        if self._cluster:
+            wanted = plan.stages_of(target)
+            lines += turns.asks({stage: plan.resources(stage) for stage in wanted})
+            lines.append(f"train: {turns.turns(s)}")
+        print("\n  ".join(lines), file=sys.stderr, flush=True)
+
+
+def on_cluster(words: Sequence[str]) -> bool:
+    """Whether Snakemake's command line, or its environment, gives jobs to something else."""
+    if os.environ.get("SNAKEMAKE_PROFILE"):
+        return True
+    for number, word in enumerate(words):
+        found = _EXECUTOR.fullmatch(word)
+        if found is not None:
+            name = found["name"] or next(iter(words[number + 1 :]), "")
+            return name not in ("local", "dryrun", "touch")
+    return False

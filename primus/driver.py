@@ -1,0 +1,122 @@
+"""Which Snakemake works in this directory; the lock of one that is gone is taken away.
+
+Snakemake's own lock names nobody, and stays when its owner is killed. Beside it stands a note with
+the owner's user, host and process, from the first job to the last.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from primus.files import atomic_write
+
+LOCKS = Path(".snakemake") / "locks"
+NOTES = Path(".snakemake") / "drivers"
+# A dry run locks nothing; jobs and local rules are parts of a Snakemake that has locked already.
+_LOCKS_NOTHING = re.compile(r"-n.*|--dry-?run|--mode(=.*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """A Snakemake that runs jobs in this directory.
+
+    Attributes:
+        started: when its process did, in seconds since the epoch: numbers of processes come again.
+    """
+
+    user: str
+    host: str
+    pid: int
+    started: float
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started))
+        return f"Snakemake of {self.user} (process {self.pid} on {self.host}, since {since})"
+
+
+def arrive(words: Sequence[str]) -> None:
+    """Name who works here, and take away the lock of one that has certainly ended.
+
+    Args:
+        words: Snakemake's command line.
+    """
+    if any(_LOCKS_NOTHING.fullmatch(word) for word in words):
+        return
+    gone, others = [], []
+    for path in sorted(NOTES.glob("*.json")):
+        driver = _read(path)
+        if driver is None or _has_ended(driver):
+            gone.append(driver)
+            path.unlink(missing_ok=True)
+        else:
+            others.append(driver)
+    for driver in others:
+        _say(f"{driver} works in this directory; {_way_on(driver)}")
+    if gone and not others and LOCKS.is_dir():
+        # The files that --unlock removes.
+        shutil.rmtree(LOCKS, ignore_errors=True)
+        who = next((str(driver) for driver in gone if driver), "a Snakemake")
+        _say(f"{who} has ended without a word: its lock is removed; its jobs, if any, are found")
+
+
+def hold() -> None:
+    """Leave a note that this process works here."""
+    me = psutil.Process()
+    driver = Driver(
+        user=getpass.getuser(), host=socket.gethostname(), pid=me.pid, started=me.create_time()
+    )
+    NOTES.mkdir(parents=True, exist_ok=True)
+    with atomic_write(_note()) as stream:
+        json.dump(asdict(driver), stream)
+
+
+def leave() -> None:
+    """Take the note away."""
+    _note().unlink(missing_ok=True)
+
+
+def _note() -> Path:
+    return NOTES / f"{socket.gethostname()}.{os.getpid()}.json"
+
+
+def _read(path: Path) -> Driver | None:
+    try:
+        return Driver(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _has_ended(driver: Driver) -> bool:
+    """Of one on another host nothing is certain."""
+    if driver.host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(driver.pid)
+        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() != driver.started
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _way_on(driver: Driver) -> str:
+    if driver.host == socket.gethostname():
+        return "wait for it or end it there, its jobs run on"
+    return (
+        "wait for it, or, if it was killed there, type snakemake --unlock and the same command "
+        "again: its jobs are found"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
