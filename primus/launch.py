@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from primus.container.run import added, step_options
+from primus.container.spec import Container, python
 from primus.errors import UnavailableError
 
 _PR_SET_PDEATHSIG = 1
@@ -41,6 +43,7 @@ class Ranks:
         arguments: its command line.
         environment: set for every rank, on top of this process's own; None: must be unset.
         log_directory: each rank's output is kept there; rank 0's is also shown.
+        container: in which they run; None: on the host.
     """
 
     module: str
@@ -49,6 +52,7 @@ class Ranks:
     nodes: int
     environment: Mapping[str, str | None]
     log_directory: Path
+    container: Container | None = None
 
     @property
     def is_step(self) -> bool:
@@ -56,6 +60,8 @@ class Ranks:
 
         Of the processes of a job only those of a step are warned before its time is over.
         """
+        if self.container is not None and self.container.is_step:
+            return True
         return self.nodes > 1 or JOB in os.environ
 
     def command(self) -> list[str]:
@@ -67,13 +73,30 @@ class Ranks:
         if self.is_step:
             return self._step()
         if self.nproc_per_node == 1:
-            return [sys.executable, "-u", "-m", self.module, *self.arguments]
-        return [
-            *(sys.executable, "-u", "-m", "primus.agent", "--standalone"),
+            return python(self._container, ["-u", "-m", self.module, *self.arguments])
+        agent = [
+            *("-u", "-m", "primus.agent", "--standalone"),
             *("--nproc-per-node", str(self.nproc_per_node)),
             *("--log-dir", str(self.log_directory / node_directory(0)), "--module", self.module),
             *("--", *self.arguments),
         ]
+        return python(self._container, agent)
+
+    @property
+    def _container(self) -> Container | None:
+        if self.container is None:
+            return None
+        names = {*self.container.variables, *self.environment}
+        return replace(self.container, variables=tuple(sorted(names)))
+
+    def variables(self) -> dict[str, str]:
+        """The whole environment of the process that starts the ranks."""
+        own = {"PYTHONUNBUFFERED": "1"}
+        if self.is_step:
+            own["MASTER_PORT"] = str(_free_port())
+        if self.container is not None and self.container.is_step:
+            own |= added(self.container)
+        return laid_over(os.environ, own, self.environment)
 
     def _step(self) -> list[str]:
         found = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
@@ -84,20 +107,37 @@ class Ranks:
                 "Fix: nodes: 1, or run on a cluster with --profile slurm"
             )
         cores = os.environ.get("SLURM_CPUS_PER_TASK")
-        return [
+        step = [
             *one_per_node(self.nodes),
             *((f"--cpus-per-task={cores}",) if cores else ()),
             # Ranks bind themselves, where they do.
             *("--cpu-bind=none", "--unbuffered"),
-            *(sys.executable, "-u", "-m", "primus.node"),
-            *("--nproc-per-node", str(self.nproc_per_node), "--log-dir", str(self.log_directory)),
-            *("--module", self.module, "--", *self.arguments),
         ]
+        node = [
+            *("-u", "-m", "primus.node"),
+            *("--nproc-per-node", str(self.nproc_per_node), "--log-dir", str(self.log_directory)),
+        ]
+        container, ranks = self._container, ["--module", self.module, "--", *self.arguments]
+        if container is None:
+            return [*step, sys.executable, *node, *ranks]
+        if container.is_step:
+            inner = python(container, [*node, *ranks])
+            return [*step, *step_options(container, self.variables()), *inner]
+        # The host knows SLURM, and starts the container on each node.
+        return [*step, sys.executable, *node, "--container", container.to_json(), *ranks]
 
 
 def node_directory(node: int) -> str:
     """The name of a node's part of the logs."""
     return f"node{node:03d}"
+
+
+def laid_over(base: Mapping[str, str], *layers: Mapping[str, str | None]) -> dict[str, str]:
+    """An environment: each layer over those before it; None: unset."""
+    found: dict[str, str | None] = dict(base)
+    for layer in layers:
+        found |= layer
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def one_per_node(nodes: int) -> list[str]:
@@ -146,13 +186,7 @@ def run_ranks(ranks: Ranks, *, limit: float | None = None) -> int:
         behind does.
     """
     ranks.log_directory.mkdir(parents=True, exist_ok=True)
-    wanted: dict[str, str | None] = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        **({"MASTER_PORT": str(_free_port())} if ranks.is_step else {}),
-        **ranks.environment,
-    }
-    environment = {name: value for name, value in wanted.items() if value is not None}
+    environment = ranks.variables()
     process = subprocess.Popen(
         ranks.command(),
         env=environment,

@@ -3,25 +3,31 @@
     srun --nodes=2 --ntasks-per-node=1 … python -m primus.node --nproc-per-node 8 \\
         --log-dir LOGS --module primus.train_rank -- ARGUMENTS
 
-becomes the node's agent, `primus.agent`. All nodes meet at the first of the step's node list, on
-MASTER_PORT.
+becomes the node's agent, `primus.agent`, in a container where there is one. All nodes meet at the
+first of the step's node list, on MASTER_PORT.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
+from primus.container.spec import Container, python
 from primus.errors import UnavailableError, run_main
 
 # Slurm's own words for the place of a step's task.
 _NODES, _NODE, _LIST = "SLURM_STEP_NUM_NODES", "SLURM_NODEID", "SLURM_STEP_NODELIST"
+# By which gloo, and NCCL or RCCL, are told a node's network. NCCL takes a bare name for a prefix.
+_INTERFACES = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}
+_ANY_PORT = 9
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,12 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nproc-per-node", type=int, required=True, help="ranks on this node")
     parser.add_argument("--log-dir", type=Path, required=True, help="of the ranks' output")
     parser.add_argument("--module", required=True, help="what each rank runs, as in python -m")
+    parser.add_argument("--container", type=Container.from_json, help="in which they run; JSON")
     parser.add_argument("arguments", nargs="*", help="its command line")
     args = parser.parse_args(argv)
     # SLURM warns every process of the job before its time is over. The ranks know what to do.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    command = agent(os.environ, args.nproc_per_node, args.log_dir, args.module, args.arguments)
-    os.execvp(command[0], command)  # noqa: S606  # an argument list, no shell
+    arguments = agent(os.environ, args.nproc_per_node, args.log_dir, args.module, args.arguments)
+    command = python(args.container, arguments)
+    variables = {**interfaces(_address(first_node(os.environ[_LIST]))), **os.environ}
+    os.execvpe(command[0], command, variables)  # noqa: S606  # an argument list, no shell
 
 
 def agent(
@@ -53,7 +62,7 @@ def agent(
     module: str,
     arguments: Sequence[str],
 ) -> list[str]:
-    """The argument list of this node's agent.
+    """What Python runs on this node: its agent.
 
     Args:
         environment: of a task of a SLURM step, with MASTER_PORT.
@@ -70,7 +79,7 @@ def agent(
         )
     node, nodes = environment[_NODE], environment[_NODES]
     return [
-        *(sys.executable, "-u", "-m", "primus.agent", "--nnodes", nodes, "--node-rank", node),
+        *("-u", "-m", "primus.agent", "--nnodes", nodes, "--node-rank", node),
         *("--nproc-per-node", str(nproc_per_node)),
         *("--master-addr", _address(first_node(environment[_LIST]))),
         *("--master-port", environment["MASTER_PORT"]),
@@ -79,9 +88,37 @@ def agent(
     ]
 
 
+def interfaces(address: str) -> dict[str, str]:
+    """Variables that name the network by which this node reaches another one.
+
+    Nothing where that is the loopback device, or no device of this node.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as unsent:
+            # Of a datagram socket this only asks the kernel for the route.
+            unsent.connect((address, _ANY_PORT))
+            own = str(unsent.getsockname()[0])
+    except OSError:
+        return {}
+    for name, addresses in psutil.net_if_addrs().items():
+        if name != "lo" and own in {found.address.partition("%")[0] for found in addresses}:
+            return {variable: form.format(name) for variable, form in _INTERFACES.items()}
+    return {}
+
+
 def first_node(nodes: str) -> str:
-    """The first of a list such as `gpu[03-07,12]`; raises as `node_names`."""
-    return node_names(nodes)[0]
+    """The first of a list such as `gpu[03-07,12]`; asks nobody: in an image there is no SLURM.
+
+    Raises:
+        UnavailableError: the list is empty.
+    """
+    first = re.match(r"(?:[^,\[\]]|\[[^\]]*\])+", nodes)
+    if first is None:
+        raise UnavailableError(
+            f"{nodes!r}: is no list of nodes. Fix: run inside a job of this cluster"
+        )
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
 def node_names(nodes: str) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.config.layout import model_parallel_ranks
+from primus.container.run import enter
 from primus.errors import TrainingError, run_main
 from primus.launch import Ranks, run_ranks, thread_environment
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "RANK" in os.environ:
         _dump(settings, args.output)
         return
+    if settings.gemm_tuning.shapes == "record":
+        enter(settings, argv if argv is not None else sys.argv[1:])
     with stage_time("shapes", args.output):
         ranks = model_parallel_ranks(settings)
         if settings.gemm_tuning.shapes == "record" and settings.platform != "cpu":

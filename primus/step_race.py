@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from primus.errors import PrimusError
 from primus.gemm.measure import turns
-from primus.launch import python_path
+from primus.launch import laid_over, python_path
 
 # The first step compiles; with the next ones memory settles.
 WARM_UP = 4
@@ -37,11 +37,11 @@ class Entry:
 
     Attributes:
         command: the argument list of its process, which speaks as `primus.step_turns` does.
-        environment: of its process, on top of this one's.
+        environment: of its process, on top of this one's; None: unset.
     """
 
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env={**os.environ, **self._entry.environment, "PYTHONPATH": python_path()},
+            env=laid_over(os.environ, self._entry.environment, {"PYTHONPATH": python_path()}),
             start_new_session=True,
         )
         self._selector = selectors.DefaultSelector()

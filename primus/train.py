@@ -17,6 +17,7 @@ from pathlib import Path
 
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
+from primus.container.spec import Container
 from primus.errors import PreemptedError, run_main
 from primus.huggingface.start import open_start
 from primus.launch import ask_for_another_job
@@ -70,7 +71,8 @@ def _activate(settings: StageSettings, tuned: Path) -> Mapping[str, str]:
 
     users = settings.env.as_dict()
     threads, nodes = settings.threads_per_rank, settings.nodes
-    activation = activated(tuned, threads=threads, nodes=nodes)
+    container = Container.of(settings)
+    activation = activated(tuned, threads=threads, nodes=nodes, container=container)
     variables, said = with_users(activation, users, os.environ)
     for line in said:
         print(f"warning: {line}", flush=True)

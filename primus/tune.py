@@ -1,7 +1,6 @@
 """Tune the GEMMs of an experiment: shapes.jsonl in, tuned.jsonl out.
 
-Times every distinct problem once per machine and software stack, and keeps the times in a store
-that all experiments share. What this prints is a summary; the file holds everything.
+Times every problem once per machine and software stack, into a store that experiments share.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 from primus import tune_store
 from primus.artifacts.timing import stage_time
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
+from primus.container.run import enter
 from primus.errors import run_main
 
 
@@ -22,8 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage.
 
     Raises:
-        UnavailableError: this machine cannot measure with the backend.
-        ArtifactError: an input file is missing or damaged.
+        UnavailableError, ArtifactError: no backend here; an input file is missing or damaged.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if tune_store.is_asked_for(arguments):
@@ -46,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         verify(args.settings, args.options, args.shapes, args.tuned)
         return
     settings = load_settings(args, "tune")
+    enter(settings, arguments)
     with stage_time("tune", args.output):
         if told := _tune(settings, args.shapes, args.output):
             print(told, flush=True)

@@ -19,6 +19,7 @@ from typing import Any
 from primus.artifacts.run import TunedUse, TunedVerification
 from primus.config.frozen import StageSettings
 from primus.config.layout import model_parallel_ranks
+from primus.container.spec import Container
 from primus.errors import (
     ArtifactError,
     PrimusError,
@@ -61,7 +62,9 @@ def verify(settings_path: Path, options: Mapping[str, Any], shapes: Path, tuned:
             f"{tuned}: was tuned for other shapes than {shapes}. Fix: give the shapes.jsonl that "
             "it was made from, or tune again"
         )
-    use = watched_use(settings, result, activated(tuned, threads=_threads(result)))
+    container = Container.of(settings)
+    variables = activated(tuned, threads=_threads(result), container=container)
+    use = watched_use(settings, result, variables)
     found = verdicts(result.rows, use)
     for line in table(found):
         print(line)

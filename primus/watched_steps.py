@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from primus.config.frozen import StageSettings
 from primus.config.layout import model_parallel_ranks
+from primus.container.spec import Container
 from primus.errors import TrainingError
 from primus.launch import Ranks, run_ranks, thread_environment
 
@@ -58,6 +59,7 @@ def run_steps(
             nodes=1,
             environment=thread_environment(threads) | settings.env.as_dict() | dict(environment),
             log_directory=directory / "logs",
+            container=Container.of(settings),
         )
     )
     if status != 0:

@@ -19,6 +19,7 @@ from types import FrameType
 
 import psutil
 
+from primus.config.frozen import StageSettings
 from primus.container.arguments import client, srun_options
 from primus.container.environment import INSIDE, entering
 from primus.container.spec import Container, inside, python
@@ -39,16 +40,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise SystemExit(run(args.container, args.arguments))
 
 
-def enter(container: Container | None, module: str, arguments: Sequence[str]) -> None:
-    """Go on with this stage inside the container: does not return where there is one.
+def enter(settings: StageSettings, arguments: Sequence[str]) -> None:
+    """Go on with this stage inside its container: does not return where there is one.
+
+    Args:
+        arguments: of the stage's command line.
 
     Raises:
         UnavailableError, RunConflictError: as `run`; or pyxis outside of a SLURM job.
     """
+    container = Container.of(settings)
     if container is None:
         return
-    again = ["-u", "-m", module, *arguments]
-    if container.runtime != "pyxis":
+    again = ["-u", "-m", f"primus.{settings.stage}", *arguments]
+    if not container.is_step:
         raise SystemExit(run(container, again))
     if "SLURM_JOB_ID" not in os.environ:
         raise UnavailableError(

@@ -58,8 +58,11 @@ class Container:
         Raises:
             UnavailableError: a path cannot be mounted.
         """
+        # Settings made by hand for one step of a stage may do without the group.
+        if INSIDE in os.environ or "container" not in settings:
+            return None
         keys = settings.container
-        if keys.runtime == "none" or INSIDE in os.environ:
+        if keys.runtime == "none":
             return None
         work = [os.getuid(), os.getcwd(), settings.experiment, settings.stage, settings.key]
         mark = sha256_text(canonical_json(work))[:12]
@@ -75,6 +78,11 @@ class Container:
             options=tuple(keys.options),
             privileged=keys.privileged,
         )
+
+    @property
+    def is_step(self) -> bool:
+        """A step of SLURM as a whole is inside: srun starts it there."""
+        return self.runtime == "pyxis"
 
     def to_json(self) -> str:
         """For a command line."""
@@ -96,7 +104,7 @@ def python(container: Container | None, arguments: Sequence[str]) -> list[str]:
     """
     if container is None:
         return [sys.executable, *arguments]
-    if container.runtime == "pyxis":
+    if container.is_step:
         return inside(container, arguments)
     run = ("-m", "primus.container.run", "--container", container.to_json())
     return [sys.executable, *run, "--", *arguments]
@@ -110,7 +118,7 @@ def inside(
     Args:
         unset: variables of the image that commands must not see.
     """
-    leash = () if container.runtime == "pyxis" else ("--leash",)
+    leash = () if container.is_step else ("--leash",)
     remove = (item for name in unset for item in ("--unset", name))
     command = (container.python, *arguments)
     return [container.python, "-m", "primus.container.inside", *leash, *remove, "--", *command]

@@ -12,10 +12,11 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from primus.container.run import added, step_options
+from primus.container.spec import Container, python
 from primus.errors import ArtifactError, UserError, run_main
 from primus.launch import one_per_node
 
@@ -31,20 +32,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(dict(activate(args.tuned, threads=args.threads))), flush=True)
 
 
-def activated(tuned: Path, *, threads: int, nodes: int = 1) -> dict[str, str]:
+def activated(
+    tuned: Path, *, threads: int, nodes: int = 1, container: Container | None = None
+) -> dict[str, str]:
     """What `primus.gemm.applied.activate` gives, found by a process that has ended.
 
     Args:
         nodes: of the SLURM job; each makes itself ready, and all must come to the same.
+        container: of the ranks; None: none.
 
     Raises:
         UserError, ArtifactError: as there; the text is the same.
         ArtifactError: also where nodes want different variables.
     """
-    command = [sys.executable, "-m", "primus.gemm.activate", str(tuned), str(threads)]
-    if nodes > 1 and "SLURM_JOB_ID" in os.environ:
+    command = python(container, ["-m", "primus.gemm.activate", str(tuned), str(threads)])
+    variables = dict(os.environ)
+    if container is not None and container.is_step:
+        variables |= added(container)
+        command = [*one_per_node(nodes), *step_options(container, variables), *command]
+    elif nodes > 1 and "SLURM_JOB_ID" in os.environ:
         command = [*one_per_node(nodes), *command]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     if done.returncode != 0:
         lines = done.stderr.splitlines()
         told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -59,8 +67,8 @@ def activated(tuned: Path, *, threads: int, nodes: int = 1) -> dict[str, str]:
             f"{tuned}: nodes of this job want different variables: {' or '.join(found)}. "
             "Fix: give all nodes the same software and TMPDIR"
         )
-    variables: dict[str, str] = json.loads(found[0])
-    return variables
+    wanted: dict[str, str] = json.loads(found[0])
+    return wanted
 
 
 if __name__ == "__main__":

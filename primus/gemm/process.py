@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from primus.launch import python_path
+from primus.launch import laid_over, python_path
 
 _LAST_LINES = 3
 _LAST_CHARACTERS = 400
@@ -26,7 +26,7 @@ class Process:
 
     Args:
         command: starts it.
-        environment: variables on top of this process's own.
+        environment: variables on top of this process's own; None: unset.
         seconds: how long its start may take.
 
     Attributes:
@@ -36,14 +36,18 @@ class Process:
     """
 
     def __init__(
-        self, command: Sequence[str], number: int, environment: Mapping[str, str], seconds: float
+        self,
+        command: Sequence[str],
+        number: int,
+        environment: Mapping[str, str | None],
+        seconds: float,
     ) -> None:
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **environment, "PYTHONPATH": python_path()},
+            env=laid_over(os.environ, environment, {"PYTHONPATH": python_path()}),
             start_new_session=True,
         )
         assert self._process.stdin is not None

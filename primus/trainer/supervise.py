@@ -12,7 +12,8 @@ from primus.artifacts.run import RunIdentity, TrainManifest
 from primus.artifacts.tokens import SamplesManifest, TokenizerManifest
 from primus.artifacts.weights import WeightsManifest
 from primus.config.frozen import StageSettings
-from primus.errors import DataError, UnavailableError
+from primus.container.spec import Container
+from primus.errors import DataError
 from primus.files import atomic_write, canonical_json
 from primus.launch import Ranks, platform_environment, run_ranks, thread_environment
 from primus.trainer import run_directory
@@ -38,16 +39,10 @@ def train(
             under which they use it.
 
     Raises:
-        UnavailableError: a container is asked for.
         DataError: the tokenizer has more ids than the model's vocabulary.
         RunConflictError: the directory belongs to another run, or another process writes to it.
         TrainingError: the attempt ended early.
     """
-    if settings.container.runtime != "none":
-        raise UnavailableError(
-            f"container.runtime = {settings.container.runtime}: ranks are not yet started in "
-            "containers. Fix: start snakemake inside the image, with container: {runtime: none}"
-        )
     samples = SamplesManifest.load(samples_path)
     tokenizer = TokenizerManifest.load(tokenizer_path)
     if tokenizer.vocab_size > settings.vocab_size:
@@ -74,7 +69,9 @@ def train(
         arguments += ["--weights", str(weights_path)] if weights_path else []
         variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}
         arguments += ["--variables", canonical_json(variables)]
-        ranks = _ranks(settings, attempt, arguments, variables)
+        models = [Path(WeightsManifest.load(weights_path).directory)] if weights_path else []
+        container = Container.of(settings, paths=models)
+        ranks = _ranks(settings, attempt, arguments, variables, container)
         require_completed(directory, settings, run_ranks(ranks))
     return train_manifest(directory, settings, identity, samples)
 
@@ -111,7 +108,11 @@ def _arguments(
 
 
 def _ranks(
-    settings: StageSettings, attempt: Path, arguments: list[str], variables: Mapping[str, str]
+    settings: StageSettings,
+    attempt: Path,
+    arguments: list[str],
+    variables: Mapping[str, str],
+    container: Container | None,
 ) -> Ranks:
     return Ranks(
         module="primus.train_rank",
@@ -123,4 +124,5 @@ def _ranks(
         | settings.env.as_dict()
         | variables,
         log_directory=attempt / "logs",
+        container=container,
     )

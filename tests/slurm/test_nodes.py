@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -52,3 +53,26 @@ def test_ranks_are_warned_before_the_time_is_over(lab: Lab, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.glob("warned.*")) == [
         f"warned.{rank}" for rank in range(4)
     ]
+
+
+def test_each_node_names_the_network_by_which_it_reaches_the_first(lab: Lab) -> None:
+    told = (
+        "import os; from primus import node; n = os.environ; "
+        "first = node.first_node(n['SLURM_STEP_NODELIST']); "
+        "assert first == node.node_names(n['SLURM_STEP_NODELIST'])[0]; "
+        "print(n['SLURMD_NODENAME'], node.interfaces(node._address(first)))"
+    )
+    done = subprocess.run(
+        ["srun", "--nodes=2", "--ntasks=2", "--cpu-bind=none", sys.executable, "-c", told],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        check=True,
+        timeout=120,
+    )
+    found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert len(found) == 2
+    for variables in map(ast.literal_eval, found.values()):
+        name = variables["GLOO_SOCKET_IFNAME"]
+        assert name != "lo"
+        assert variables == {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}

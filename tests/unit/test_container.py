@@ -247,7 +247,7 @@ def test_a_stages_container(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pyxis_is_sruns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UnavailableError, match="this is no SLURM job"):
-        enter(container(runtime="pyxis"), "primus.tune", [])
+        enter(settings(runtime="pyxis"), [])
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,9 @@ def container(s: Any, _: Context) -> Iterator[Fault]:
     if keys.privileged and keys.runtime not in ("docker", "podman"):
         why = f"means nothing to {keys.runtime}"
         yield Fault("container.privileged", why, "write false")
+    if s.gemm_tuning.nodes > 1:
+        why = "is started by srun, which the image does not have"
+        yield Fault("gemm_tuning.nodes", why, "write 1 with a container runtime")
 
 
 def cluster(s: Any, _: Context) -> Iterator[Fault]:
