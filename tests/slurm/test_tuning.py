@@ -184,7 +184,7 @@ def test_the_pipeline_dumps_on_one_node_tunes_on_two_and_reads_text_without_gpus
     lab: Lab, tmp_path: Path
 ) -> None:
     project = Project(tmp_path)
-    project.set({"gemm_tuning": {"nodes": 2, "coverage": 0.3, "budget_minutes": 5.0}})
+    project.set({"gemm_tuning": {"nodes": 2, "coverage": 0.15, "budget_minutes": 5.0}})
     done = project.snakemake(
         *("--profile", "profiles/slurm", f"tune_{EXPERIMENT}", f"data_{EXPERIMENT}"),
         *("--config", "slurm={time: 5, cpu_time: 5, mem_mib: 2000, cpu_mem_mib: 2000}"),
