@@ -6,7 +6,9 @@
 `--standalone` instead of the node's place and the address: this machine alone, on a port that is
 free. Each rank writes into `LOGS/rank000/stdout.log` and `stderr.log`; the first rank of all is
 shown, too. When a rank fails, the others of all nodes are given a few seconds, then killed, and
-`LOGS/failure.json` says what was seen (`primus.artifacts.failure`). No rank is started again.
+`LOGS/failure.json` says what was seen (`primus.artifacts.failure`). With `--hang-seconds`, so is a
+rank that does not say for that long how far it is (`primus.ranks.progress`). What ranks that are
+killed were doing stands in `LOGS/rank000/stacks.txt`. No rank is started again.
 
 Processes and their logs are torch's own (`torch.distributed.elastic.multiprocessing`), and so is
 the store by which ranks and agents meet. The watching is not: torchrun takes the end of a save
@@ -20,30 +22,28 @@ import os
 import signal
 import socket
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primus.artifacts.failure import Failure, RankEnd
+from primus.artifacts.failure import Failure, RankEnd, RankStanding, Reason, how
 from primus.errors import TrainingError, run_main
 from primus.ranks.ends import catches, describe, oom_kills
+from primus.ranks.progress import HANG, START
+from primus.ranks.watch import Patience, Watch
 
 if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]
     from torch.distributed.elastic.multiprocessing import PContext
 
+    from primus.ranks.meeting import Meeting
+
 _POLL_SECONDS = 0.1
+_WATCH_SECONDS = 1.0
 # For the other ranks to end by themselves, with what they have to say, once one has failed.
 GRACE_SECONDS = 5.0
-# Nodes of a job start at different times, containers take their time.
-_MEET = timedelta(minutes=15)
-_LEAVE_SECONDS = 60.0
-# Set only once: its presence says that ranks have failed somewhere.
-_FAILED, _DONE = "agent/failed", "agent/done"
 # What ranks are told with, by the signal that came.
 _PASSED_ON = {
     signal.SIGUSR1: signal.SIGUSR1,
@@ -66,6 +66,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--master-addr", default="127.0.0.1", help="of the first node")
     parser.add_argument("--master-port", type=int, default=0, help="free on the first node")
     parser.add_argument("--standalone", action="store_true", help="this machine alone")
+    parser.add_argument(
+        "--hang-seconds",
+        type=float,
+        default=os.environ.get(HANG),
+        help=f"a rank that is silent for longer hangs; default: ${HANG}, else never",
+    )
+    parser.add_argument(
+        "--start-seconds",
+        type=float,
+        default=os.environ.get(START, "0"),
+        help=f"the same before its first iteration ends; default: ${START}",
+    )
     parser.add_argument("--log-dir", type=Path, required=True, help="of the ranks' output")
     parser.add_argument("--module", required=True, help="what each rank runs, as in python -m")
     parser.add_argument("arguments", nargs="*", help="its command line")
@@ -80,12 +92,15 @@ class Agent:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
+        self._first = args.node_rank * args.nproc_per_node
+        self._patience = args.hang_seconds and Patience(
+            seconds=args.hang_seconds, start_seconds=args.start_seconds
+        )
         self._asked: signal.Signals | None = None
         self._told: set[int] = set()
-        # Others' failure; set by a thread, so that a network that is cut blocks nothing here.
-        self._others_failed = threading.Event()
         self._ends: dict[int, RankEnd] = {}
         self._well: set[int] = set()
+        self._standing: list[RankStanding] = []
         self._ooms = oom_kills()
 
     def run(self) -> int:
@@ -93,48 +108,40 @@ class Agent:
         for number in _PASSED_ON:
             signal.signal(number, self._ask)
         self._args.log_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            self._store = self._meet()
-        except RuntimeError as error:
-            raise self._unmet(str(error)) from error
+        self._meeting = self._meet()
         if self._asked not in (None, signal.SIGUSR1):
             return 128 + signal.SIGTERM
-        self._ranks = self._start()
-        if self._args.nnodes > 1:
-            threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        try:
-            return self._watch()
-        finally:
-            self._end_all()
+        numbers = range(self._args.nproc_per_node)
+        with tempfile.TemporaryDirectory(prefix="primus-agent-") as progress:
+            stacks = {number: self._file(number, "stacks.txt") for number in numbers}
+            self._watch = Watch(Path(progress), stacks, self._first)
+            self._ranks = self._start()
+            try:
+                return self._wait()
+            finally:
+                self._end_all()
 
     def _ask(self, number: int, _: Any) -> None:
         self._asked = _PASSED_ON[signal.Signals(number)]
         self._told = set()
 
-    def _meet(self) -> Store:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    def _meet(self) -> Meeting:
+        from primus.ranks.meeting import Meeting
 
         args = self._args
-        store = TCPStore(
-            args.master_addr,
-            args.master_port,
-            is_master=args.node_rank == 0,
-            timeout=_MEET,
-            wait_for_workers=False,
-        )
-        self._port = store.port
-        return store
-
-    def _unmet(self, why: str) -> TrainingError:
-        args = self._args
-        where = f"{args.master_addr} port {args.master_port}"
-        taken = "EADDRINUSE" in why
-        self._record("port" if taken else "peer")
-        return TrainingError(
-            f"{where}: the port is taken. Fix: start again, another one is chosen"
-            if taken
-            else f"{where}: this node did not meet the first one: {why.splitlines()[0]}"
-        )
+        try:
+            return Meeting(
+                args.master_addr, args.master_port, node=args.node_rank, nodes=args.nnodes
+            )
+        except RuntimeError as error:
+            where = f"{args.master_addr} port {args.master_port}"
+            taken = "EADDRINUSE" in str(error)
+            self._record("port" if taken else "peer")
+            raise TrainingError(
+                f"{where}: the port is taken. Fix: start again, another one is chosen"
+                if taken
+                else f"{where}: this node did not meet the first one: {str(error).splitlines()[0]}"
+            ) from error
 
     def _start(self) -> PContext:
         from torch.distributed.elastic.multiprocessing import start_processes
@@ -157,10 +164,6 @@ class Agent:
         signal.signal(signal.SIGUSR1, self._ask)
         return started
 
-    @property
-    def _first(self) -> int:
-        return int(self._args.node_rank * self._args.nproc_per_node)
-
     def _environment(self, number: int) -> dict[str, str]:
         args = self._args
         return {
@@ -170,7 +173,7 @@ class Agent:
             "LOCAL_WORLD_SIZE": str(args.nproc_per_node),
             "GROUP_RANK": str(args.node_rank),
             "MASTER_ADDR": args.master_addr,
-            "MASTER_PORT": str(self._port),
+            "MASTER_PORT": str(self._meeting.port),
             "TORCHELASTIC_RUN_ID": "agent",
             "TORCHELASTIC_RESTART_COUNT": "0",
             "TORCHELASTIC_USE_AGENT_STORE": "True",
@@ -180,17 +183,24 @@ class Agent:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             # A rank that a signal ends says where it was.
             "PYTHONFAULTHANDLER": "1",
+            **self._watch.environment(number),
         }
 
-    def _watch(self) -> int:
+    def _wait(self) -> int:
+        looked = time.monotonic()
         while True:
             self._look()
             if self._ends:
                 return self._fail("rank")
             if len(self._well) == self._args.nproc_per_node:
-                return self._leave()
-            if self._others_failed.is_set():
-                return self._fail("peer")
+                self._meeting.leave()
+                return 0
+            if self._meeting.heard.is_set():
+                return self._fail("hang" if self._meeting.reason == "hang" else "peer")
+            if self._patience and time.monotonic() - looked > _WATCH_SECONDS:
+                looked = time.monotonic()
+                if self._watch.stuck(self._running(), self._patience):
+                    return self._fail("hang")
             self._tell()
             time.sleep(_POLL_SECONDS)
 
@@ -213,7 +223,8 @@ class Agent:
                 rank=self._first + number,
                 local_rank=number,
                 status=status,
-                stderr=self._stderr(number),
+                iteration=self._watch.iteration(number),
+                stderr=self._file(number, "stderr.log"),
                 killed_for_memory=oom_kills() > self._ooms,
             )
 
@@ -230,72 +241,46 @@ class Agent:
                 os.kill(pid, asked)
             self._told.add(pid)
 
-    def _fail(self, reason: str) -> int:
-        """Give the others a moment, and say what was seen: at once, and again at the end."""
-        stopped = self._asked == signal.SIGTERM and {e.signal for e in self._ends.values()} == {
-            "SIGTERM"
-        }
-        if not stopped:
-            self._record(reason)
-        threading.Thread(target=self._tell_others, name="tell", daemon=True).start()
-        end = time.monotonic() + GRACE_SECONDS
+    def _fail(self, reason: Reason) -> int:
+        """Give the others a moment, note what they do, and end; the exit status.
+
+        The record is written at once, and again at the end: this process may be killed, too.
+        """
+        self._meeting.tell(reason)
+        signals = {end.signal for end in self._ends.values()}
+        if self._asked == signal.SIGTERM and signals == {"SIGTERM"}:
+            return 128 + signal.SIGTERM
+        self._record(reason)
+        end = time.monotonic() + (0 if reason == "hang" else GRACE_SECONDS)
         while self._running() and time.monotonic() < end:
             self._look()
             time.sleep(_POLL_SECONDS)
-        if not stopped:
-            self._record(reason)
-            self._say()
-        return 128 + signal.SIGTERM if stopped else 1
+        self._standing = self._watch.survey(self._running())
+        self._record(reason)
+        self._say()
+        self._meeting.wait_told(GRACE_SECONDS)
+        return 1
 
-    def _record(self, reason: Any) -> None:
+    def _record(self, reason: Reason) -> None:
         failure = Failure(
             node=self._args.node_rank,
             host=socket.gethostname(),
             reason=reason,
             time=time.time(),
             ranks=sorted(self._ends.values(), key=lambda end: end.time),
+            standing=self._standing,
         )
         failure.save(self._args.log_dir / "failure.json")
 
     def _say(self) -> None:
         for end in self._ends.values():
             if not end.follows:
-                how = f"ended by {end.signal}" if end.signal else f"exit status {end.status}"
                 where = f"rank {end.rank} on {socket.gethostname()}"
-                print(f"error: {where}: {how}. Its output: {self._stderr(end.local_rank)}")
+                file = self._file(end.local_rank, "stderr.log")
+                print(f"error: {where} {how(end)}. Its output: {file}", flush=True)
 
-    def _stderr(self, number: int) -> Path:
-        return Path(self._args.log_dir, f"rank{self._first + number:03d}", "stderr.log")
-
-    def _tell_others(self) -> None:
-        # The first node, which keeps the store, may be the one that is gone.
-        with suppress(RuntimeError):
-            self._store.set(_FAILED, socket.gethostname())
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                failed = self._store.check([_FAILED])
-            except RuntimeError:
-                failed = True
-            if failed:
-                self._others_failed.set()
-                return
-            time.sleep(0.5)
-
-    def _leave(self) -> int:
-        """The first node keeps the store until the ranks of all nodes have ended."""
-        nodes = self._args.nnodes
-        if nodes == 1:
-            return 0
-        with suppress(RuntimeError):
-            self._store.add(_DONE, 1)
-            end = time.monotonic() + _LEAVE_SECONDS
-            while self._args.node_rank == 0 and self._store.add(_DONE, 0) < nodes:
-                if self._others_failed.is_set() or time.monotonic() > end:
-                    break
-                time.sleep(_POLL_SECONDS)
-        return 0
+    def _file(self, number: int, name: str) -> Path:
+        return Path(self._args.log_dir, f"rank{self._first + number:03d}", name)
 
     def _end_all(self) -> None:
         """No process of a rank stays, those that it has started included."""

@@ -14,11 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from primus.artifacts.provenance import environment
 from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import PrimusError, UnavailableError, UserError, run_main
 from primus.launch import end_with_parent
+from primus.ranks.progress import Reporter, give_stacks_when_asked
+from primus.trainer.files_seen import wait_for_files
 from primus.trainer.lease import Lease, lease
+from primus.trainer.memory import lacks_memory, out_of_memory
 
 _stop = False
 
@@ -27,11 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Join the attempt, train, and on rank 0 write what came of it."""
     started = time.time()
     args = _arguments(argv)
-    settings = load_settings(args, "train")
     end_with_parent(signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _request_stop)
-    _train(settings, args, started)
+    give_stacks_when_asked()
+    reporter = Reporter()
+    reporter.say("start")
+    # The launcher, on another node perhaps, has just written some of these.
+    wait_for_files([args.settings, args.samples, args.about, args.tuned, args.weights])
+    settings = load_settings(args, "train")
+    _train(settings, args, started, reporter)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,7 +63,9 @@ def _request_stop(*_: Any) -> None:
     _stop = True
 
 
-def _train(settings: StageSettings, args: argparse.Namespace, started: float) -> None:
+def _train(
+    settings: StageSettings, args: argparse.Namespace, started: float, reporter: Reporter
+) -> None:
     import torch
 
     torch.set_num_threads(settings.threads_per_rank)
@@ -77,11 +88,19 @@ def _train(settings: StageSettings, args: argparse.Namespace, started: float) ->
         record = _AttemptRecord(settings, args, started)
         leader = torch.distributed.get_rank() == 0
         try:
-            held = stack.enter_context(lease(args.run_directory)) if leader else None
-            _attempt(settings, args, device, record, held)
+            patience = settings.lease_timeout_seconds
+            held = stack.enter_context(lease(args.run_directory, patience)) if leader else None
+            _attempt(settings, args, device, record, held, reporter)
         except PrimusError as error:
             record.end("failed", str(error), mendable=isinstance(error, UserError))
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            lack = out_of_memory(settings, torch.distributed.get_rank(), error)
+            record.end("failed", str(lack))
+            raise lack from error
+    reporter.close()
     torch.distributed.destroy_process_group()
 
 
@@ -135,6 +154,7 @@ class _AttemptRecord:
             host=os.uname().nodename,
             pid=os.getpid(),
             world_size=distributed.get_world_size(),
+            job=os.environ.get("SLURM_JOB_ID"),
         ).save(self._directory / "attempt.json")
 
 
@@ -144,6 +164,7 @@ def _attempt(
     device: Any,
     record: _AttemptRecord,
     held: Lease | None,
+    reporter: Reporter,
 ) -> None:
     from torch import distributed
 
@@ -160,7 +181,9 @@ def _attempt(
         tuned, applied = open_applied(args.tuned, threads=threads, rank=rank)
     stop = partial(_stop_requested, held)
     run, state = train_setup.prepare(settings, args, device, tuned, applied, stop)
+    run = replace(run, report=reporter.say)
     run = replace(run, may_write=held.check) if held is not None else run
+    reporter.say("load")
     resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)
     if settings.load_checkpoint is not None and resumed is None:
         resumed = train_setup.load_other_run(settings, state)
@@ -190,6 +213,12 @@ def _attempt(
             device=_device_name(device),
             platform=settings.platform,
             tuned=use,
+            environment=environment(
+                platform_name=settings.platform,
+                device=_device_name(device),
+                devices=distributed.get_world_size(),
+                variables=(*settings.env.as_dict(), *args.variables),
+            ),
         )
         record.result(result)
         for line in summary(tuned.rows, use) if tuned is not None and use is not None else ():

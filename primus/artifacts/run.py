@@ -97,6 +97,7 @@ class Attempt(Manifest):
     Attributes:
         mendable: it failed by a mistake that the user can mend; the reason says how.
         variables: set for the ranks so that the tuned kernels are used.
+        job: number of the SLURM job; null outside of one.
     """
 
     kind: ClassVar[str] = "attempt"
@@ -114,6 +115,7 @@ class Attempt(Manifest):
     host: str
     pid: int
     world_size: int
+    job: str | None = None
 
 
 class TunedUse(_Row):

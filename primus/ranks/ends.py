@@ -13,6 +13,8 @@ from primus.artifacts.failure import RankEnd
 
 _BYTES = 1 << 14
 _LINES = 30
+_TELLING = re.compile(r"(error: |Fatal |terminate called|(\w+\.)*\w*(Error|Exception|Interrupt)\b)")
+_TELLING_LENGTH = 300
 
 # As Python, torch's allocators for CPU and GPU, the C++ library and SLURM's daemon say it.
 _NO_MEMORY = re.compile(
@@ -29,7 +31,13 @@ _OTHER_IS_GONE = re.compile(
 
 
 def describe(
-    *, rank: int, local_rank: int, status: int, stderr: Path, killed_for_memory: bool
+    *,
+    rank: int,
+    local_rank: int,
+    status: int,
+    stderr: Path,
+    killed_for_memory: bool,
+    iteration: int | None = None,
 ) -> RankEnd:
     """The record of a rank that has ended.
 
@@ -37,6 +45,7 @@ def describe(
         status: as `subprocess` has it: negative for a signal.
         stderr: the file that it wrote to.
         killed_for_memory: the kernel has killed a process of this node's job for lack of memory.
+        iteration: the last that it had finished.
     """
     lines = last_lines(stderr)
     said = "\n".join(lines)
@@ -47,8 +56,9 @@ def describe(
         status=status if status >= 0 else None,
         signal=signal_name(-status) if status < 0 else None,
         time=time.time(),
-        out_of_memory=killed or lacks_memory(lines),
+        out_of_memory=killed or status == os.EX_OSERR or lacks_memory(lines),
         follows=status > 0 and _OTHER_IS_GONE.search(said) is not None,
+        iteration=iteration,
         lines=lines,
     )
 
@@ -70,6 +80,13 @@ def signal_name(number: int) -> str:
 def lacks_memory(lines: Sequence[str]) -> bool:
     """Whether the last words of a rank say that it got no memory."""
     return any(_NO_MEMORY.search(line) for line in lines)
+
+
+def telling(lines: Sequence[str]) -> str:
+    """What a rank said of its end, in one line: its error, or else its very last line."""
+    found = [line.strip() for line in lines if _TELLING.match(line)]
+    text = found[-1] if found else (lines[-1].strip() if lines else "")
+    return "".join(c if c.isprintable() else " " for c in text)[:_TELLING_LENGTH]
 
 
 def last_lines(path: Path, count: int = _LINES) -> list[str]:

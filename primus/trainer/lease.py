@@ -29,10 +29,11 @@ import psutil
 from primus.errors import RunConflictError
 from primus.files import atomic_write
 
-# The owner's heartbeat, and for how long it must stand still before its owner counts as gone.
-# Network file systems show a file's new content within a second, but may stall for longer.
-BEAT_SECONDS = 10.0
+# For how long an owner's heartbeat must stand still before the owner counts as gone, where nobody
+# says otherwise (`lease_timeout_seconds`). Reading a beat opens its file, on which network file
+# systems ask their server; where they are told not to, this must exceed what they keep in mind.
 PATIENCE_SECONDS = 60.0
+_BEATS = 6
 
 _FILE = re.compile(r"writer\.(\d{6,})\.json")
 
@@ -40,8 +41,9 @@ _FILE = re.compile(r"writer\.(\d{6,})\.json")
 class Lease:
     """The right to write to a run's directory, held by this process."""
 
-    def __init__(self, directory: Path, generation: int) -> None:
+    def __init__(self, directory: Path, generation: int, patience: float) -> None:
         self._directory, self._generation = directory, generation
+        self._beat_seconds = patience / _BEATS
         self._ended = threading.Event()
         self._lost = False
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -89,7 +91,7 @@ class Lease:
             with suppress(OSError):
                 path.write_text(str(count), encoding="utf-8")
                 self._lost = _newest(self._directory) != self._generation
-            if self._ended.wait(BEAT_SECONDS):
+            if self._ended.wait(self._beat_seconds):
                 return
 
 
@@ -102,6 +104,7 @@ class _Owner:
     started: float | None
     job: str | None
     released: bool
+    patience: float
 
     def __str__(self) -> str:
         job = f" (SLURM job {self.job})" if self.job else ""
@@ -124,18 +127,22 @@ def writer_of(directory: Path) -> str | None:
         age = time.time() - _beat_path(directory, newest).stat().st_mtime
     except OSError:
         return None
-    return str(owner) if age < PATIENCE_SECONDS else None
+    return str(owner) if age < owner.patience else None
 
 
 @contextmanager
-def lease(directory: Path) -> Iterator[Lease]:
-    """Hold the run for this process; waits a minute for an owner on another host to show life.
+def lease(directory: Path, patience: float | None = None) -> Iterator[Lease]:
+    """Hold the run for this process; waits for an owner on another host to show life.
+
+    Args:
+        patience: seconds after which that owner, and for others this one, counts as gone; the
+            longer of both holds. None: `PATIENCE_SECONDS`.
 
     Raises:
         RunConflictError: a living process holds it; the owner is named.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    held = _take(directory)
+    held = _take(directory, PATIENCE_SECONDS if patience is None else patience)
     try:
         yield held
     finally:
@@ -155,13 +162,13 @@ def check_free(directory: Path) -> None:
             raise _conflict(directory, newest, owner)
 
 
-def _take(directory: Path) -> Lease:
+def _take(directory: Path, patience: float) -> Lease:
     while True:
         newest = _newest(directory)
         if newest:
-            _wait_until_gone(directory, newest)
+            _wait_until_gone(directory, newest, patience)
         mine = newest + 1
-        if not _publish(_path(directory, mine)):
+        if not _publish(_path(directory, mine), patience):
             continue
         # One that had fallen asleep may make a generation that others have long gone past.
         if _newest(directory) != mine:
@@ -171,10 +178,10 @@ def _take(directory: Path) -> Lease:
             if generation < mine:
                 _path(directory, generation).unlink(missing_ok=True)
                 _beat_path(directory, generation).unlink(missing_ok=True)
-        return Lease(directory, mine)
+        return Lease(directory, mine, patience)
 
 
-def _wait_until_gone(directory: Path, generation: int) -> None:
+def _wait_until_gone(directory: Path, generation: int, patience: float) -> None:
     owner = _read(directory, generation)
     if owner.released:
         return
@@ -183,10 +190,11 @@ def _wait_until_gone(directory: Path, generation: int) -> None:
             raise _conflict(directory, generation, owner)
         return
     first = _beat_of(directory, generation)
-    print(f"{directory}: is {owner} alive? Watching it for {PATIENCE_SECONDS:.0f} s", flush=True)
-    end = time.monotonic() + PATIENCE_SECONDS
+    patience = max(patience, owner.patience)
+    print(f"{directory}: is {owner} alive? Watching it for {patience:.0f} s", flush=True)
+    end = time.monotonic() + patience
     while time.monotonic() < end:
-        time.sleep(min(1.0, PATIENCE_SECONDS / 10))
+        time.sleep(min(1.0, patience / 10))
         if _newest(directory) != generation:
             return
         if _read(directory, generation).released:
@@ -207,7 +215,7 @@ def _lives_here(owner: _Owner) -> bool:
     return owner.host == socket.gethostname() and _started(owner.pid) == owner.started
 
 
-def _publish(path: Path) -> bool:
+def _publish(path: Path, patience: float) -> bool:
     """Make `path` with its whole content, unless it is there already."""
     content = {
         "host": socket.gethostname(),
@@ -215,6 +223,7 @@ def _publish(path: Path) -> bool:
         "started": _started(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
         "released": False,
+        "patience": patience,
     }
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -240,10 +249,11 @@ def _read(directory: Path, generation: int) -> _Owner:
             started=content["started"],
             job=content.get("job"),
             released=bool(content.get("released")),
+            patience=float(content.get("patience", PATIENCE_SECONDS)),
         )
     except FileNotFoundError:
         # Its successor has tidied up.
-        return _Owner("?", 0, None, None, released=True)
+        return _Owner("?", 0, None, None, released=True, patience=0.0)
     except (ValueError, KeyError, TypeError) as error:
         raise RunConflictError(
             f"{path}: names no process. Fix: delete the file if no trainer runs"

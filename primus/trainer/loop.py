@@ -278,22 +278,23 @@ class Loop:
         run, count = self.run, self.run.settings.eval_iters
         if run.valid_batches is None or count == 0:
             return
-        run.report("validate", self.state.iteration)
         started = time.monotonic()
         batches = run.valid_batches()
         for chunk in self.state.chunks:
             chunk.eval()
         with torch.no_grad():
-            parts = [
-                forward_backward(
-                    run.settings,
-                    self.state.chunks,
-                    batches,
-                    num_microbatches=_num_microbatches(run.settings),
-                    forward_only=True,
+            parts = []
+            for _ in range(count):
+                run.report("validate", self.state.iteration)
+                parts.append(
+                    forward_backward(
+                        run.settings,
+                        self.state.chunks,
+                        batches,
+                        num_microbatches=_num_microbatches(run.settings),
+                        forward_only=True,
+                    )
                 )
-                for _ in range(count)
-            ]
         for chunk in self.state.chunks:
             chunk.train()
         loss, tokens = _sum_over_ranks(torch.stack(parts).sum(0))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import statistics
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from primus.artifacts.failure import Failure, first_cause, how, hung_rank
 from primus.artifacts.provenance import environment
 from primus.artifacts.run import (
     Attempt,
@@ -19,8 +20,17 @@ from primus.artifacts.run import (
 )
 from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
-from primus.errors import ArtifactError, PreemptedError, TrainingError, UserError
+from primus.errors import (
+    ArtifactError,
+    OutOfMemoryError,
+    PreemptedError,
+    TrainingError,
+    UserError,
+)
+from primus.launch import node_directory
+from primus.ranks.ends import last_lines, signal_name, telling
 from primus.trainer import checkpoint_directory, run_directory
+from primus.trainer.memory import advice
 
 _ROW: TypeAdapter[MetricsRow | ValidationRow] = TypeAdapter(MetricsRow | ValidationRow)
 
@@ -66,40 +76,91 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
     Raises:
         UserError: it failed by a mistake that the user can mend; the rank's own words.
         PreemptedError: it was asked to stop, and has saved.
+        OutOfMemoryError: a rank got no memory; the message names the keys to change.
         TrainingError: it failed, or left no good checkpoint at `train_iters`; the
             message names the cause, the logs and what to do.
     """
     last = run_directory.attempts(directory)[-1:]
     number = max(int(path.name) for path in (directory / "attempts").iterdir())
     attempt = last[0] if last and last[0].number == number else None
-    logs = directory / "attempts" / f"{number:03d}" / "logs"
+    path = directory / "attempts" / f"{number:03d}"
     if attempt is not None and attempt.status == "completed" and finished(directory, settings):
         return
     if attempt is not None and attempt.mendable:
         raise UserError(attempt.reason)
-    cause = _cause(attempt, status)
+    failures = failures_of(path / "logs", settings.nodes)
+    cause = _cause(attempt, failures, status, path / "logs")
     if attempt is not None and attempt.status == "running":
-        attempt.model_copy(update={"status": "failed", "reason": cause}).save(
-            directory / "attempts" / f"{number:03d}" / "attempt.json"
-        )
-    message = (
-        f"{directory}: attempt {number} {cause}. Logs: {logs}. "
-        "The last checkpoint is kept; run the same command again to go on from it"
-    )
+        attempt.model_copy(update={"status": "failed", "reason": cause}).save(path / "attempt.json")
+    message = f"{directory}: attempt {number} {cause}. Logs: {path / 'logs'}. "
+    found = first_cause(failures)
+    if status == os.EX_OSERR or (found is not None and found[1].out_of_memory):
+        raise OutOfMemoryError(f"{message}The last checkpoint is kept. Fix: {advice(settings)}")
+    message += "The last checkpoint is kept; run the same command again to go on from it"
     if attempt is not None and attempt.status == "preempted":
         advanced = attempt.last_iteration > attempt.first_iteration
         raise PreemptedError(message, advanced=advanced)
     raise TrainingError(message)
 
 
-def _cause(attempt: Attempt | None, status: int) -> str:
-    if attempt is None:
-        return f"did not start (exit status {status})"
-    if attempt.status in ("preempted", "failed"):
+def failures_of(logs: Path, nodes: int) -> list[Failure]:
+    """What the agents of the nodes saw of a failure, where they saw one."""
+    found = []
+    for node in range(nodes):
+        # By its name: a network file system may list a directory's new files late.
+        path = logs / node_directory(node) / "failure.json"
+        if path.exists():
+            found.append(Failure.load(path))
+    return found
+
+
+def port_was_taken(logs: Path) -> bool:
+    """Whether ranks never started because the port where they were to meet was taken."""
+    return any(failure.reason == "port" for failure in failures_of(logs, 1))
+
+
+def _cause(attempt: Attempt | None, failures: list[Failure], status: int, logs: Path) -> str:
+    """What happened, to follow the number of the attempt."""
+    if attempt is not None and attempt.status in ("preempted", "failed"):
         return f"{attempt.status}: {attempt.reason}"
+    hung = next((f for f in failures if f.reason == "hang"), None)
+    if hung is not None:
+        return f"hung: {_hang(failures, hung)}; the stacks of all: {logs}/node*/rank*/stacks.txt"
+    found = first_cause(failures)
+    if found is not None:
+        failure, end = found
+        said = f". Its last lines: {telling(end.lines)}" if end.lines else ""
+        lack = ", out of memory" if end.out_of_memory else ""
+        return f"failed: rank {end.rank} on {failure.host} {how(end)}{lack}{said}"
+    if any(failure.reason == "port" for failure in failures):
+        return "did not start: the ports where its nodes were to meet were taken each time"
+    if attempt is None:
+        return f"did not start ({_status(status)})"
+    if status != 0 and "Timeout (" in "\n".join(last_lines(logs / "stacks.txt", 1000)):
+        return f"hung: rank 0 did not get on; its stacks: {logs / 'stacks.txt'}"
+    after = f"after iteration {attempt.last_iteration} or later"
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended after iteration {attempt.last_iteration} or later (exit status {status})"
+        return f"failed: rank 0 on {attempt.host} was ended by {signal_name(-status)} {after}"
+    return f"ended {after} ({_status(status)})"
+
+
+def _status(status: int) -> str:
+    return f"ended by {signal_name(-status)}" if status < 0 else f"exit status {status}"
+
+
+def _hang(failures: list[Failure], noticed: Failure) -> str:
+    found = hung_rank(failures)
+    if found is None:
+        return f"no rank got on, as seen from {noticed.host}, and none of them stands out"
+    failure, one = found
+    process = "its process did not answer" if not one.answered else f"it was in {one.where}"
+    if one.state != "running":
+        process = f"its process was {one.state}"
+    place = f"after iteration {one.iteration}" if one.iteration >= 0 else "at its start"
+    return (
+        f"rank {one.rank} on {failure.host} did not get on {place}, in the phase {one.phase!r}, "
+        f"for {one.silent_seconds:.0f} s: {process}"
+    )
 
 
 def _result(directory: Path) -> AttemptResult | None:

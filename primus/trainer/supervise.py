@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,14 @@ from primus.container.spec import Container
 from primus.errors import DataError
 from primus.files import atomic_write, canonical_json
 from primus.launch import Ranks, platform_environment, run_ranks, thread_environment
+from primus.ranks.ends import oom_kills
+from primus.ranks.progress import HANG, STACKS, START
 from primus.trainer import run_directory
 from primus.trainer.lease import check_free
-from primus.trainer.outcome import finished, require_completed, train_manifest
+from primus.trainer.outcome import finished, port_was_taken, require_completed, train_manifest
+
+# Between the choice of a port and its use somebody else may take it.
+_PORTS = 3
 
 
 def train(
@@ -72,8 +79,22 @@ def train(
         models = [Path(WeightsManifest.load(weights_path).directory)] if weights_path else []
         container = Container.of(settings, paths=models)
         ranks = _ranks(settings, attempt, arguments, variables, container)
-        require_completed(directory, settings, run_ranks(ranks))
+        require_completed(directory, settings, _run(ranks))
     return train_manifest(directory, settings, identity, samples)
+
+
+def _run(ranks: Ranks) -> int:
+    """Start the ranks; with another port where the first was taken before they could meet."""
+    ooms = oom_kills()
+    for _ in range(_PORTS - 1):
+        status = run_ranks(ranks)
+        if not port_was_taken(ranks.log_directory):
+            break
+        print("the port is taken; trying another one", flush=True)
+    else:
+        status = run_ranks(ranks)
+    killed_for_memory = status == -signal.SIGKILL and oom_kills() > ooms
+    return os.EX_OSERR if killed_for_memory else status
 
 
 def _write_about(
@@ -107,6 +128,18 @@ def _arguments(
     ]
 
 
+def _patience(settings: StageSettings, attempt: Path) -> dict[str, str]:
+    """Variables by which ranks, or their agents, notice one that does not get on."""
+    if settings.hang_timeout_minutes is None:
+        return {}
+    return {
+        HANG: str(60 * settings.hang_timeout_minutes),
+        START: str(60 * settings.start_timeout_minutes),
+        # Of a rank without an agent.
+        STACKS: str(attempt / "logs" / "stacks.txt"),
+    }
+
+
 def _ranks(
     settings: StageSettings,
     attempt: Path,
@@ -119,7 +152,8 @@ def _ranks(
         arguments=arguments,
         nproc_per_node=settings.nproc_per_node,
         nodes=settings.nodes,
-        environment=thread_environment(settings.threads_per_rank)
+        environment=_patience(settings, attempt)
+        | thread_environment(settings.threads_per_rank)
         | platform_environment(settings.platform)
         | settings.env.as_dict()
         | variables,

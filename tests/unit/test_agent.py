@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from primus.artifacts.failure import Failure, RankEnd, first_cause
+from primus.artifacts.failure import Failure, RankEnd, RankStanding, first_cause, hung_rank
 
 # `start` says that a rank is there; `act` what it then does, by its number.
 RANK = """
@@ -257,3 +257,85 @@ def test_the_first_cause_is_not_the_first_complaint() -> None:
     only = first_cause([node(0, early)])
     assert only is not None
     assert only[1].rank == 0
+
+
+HANG = """
+import os, sys, time
+from primus.ranks.progress import Reporter, give_stacks_when_asked
+give_stacks_when_asked()
+reporter = Reporter()
+rank, stuck, pipe = int(os.environ["RANK"]), int(sys.argv[1]), os.pipe()
+reporter.say("start", 6)
+for iteration in (7, 8):
+    reporter.say("iterate", iteration)
+def sit_in_a_call():
+    os.read(pipe[0], 1)
+if rank != stuck:
+    reporter.say("reduce", 8)
+sit_in_a_call()
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_does_not_get_on_is_found_with_the_stacks_of_all(agents: Agents) -> None:
+    (agents.directory / "hang.py").write_text(HANG)
+    command = [
+        *(sys.executable, "-u", "-m", "primus.agent", "--standalone", "--nproc-per-node", "2"),
+        *("--hang-seconds", "1", "--log-dir", str(agents.logs()), "--module", "hang", "--", "1"),
+    ]
+    done = subprocess.run(command, check=False, timeout=90)
+    assert done.returncode == 1
+    failure = agents.failure()
+    assert failure.reason == "hang"
+    found = hung_rank([failure])
+    assert found is not None
+    assert (found[1].rank, found[1].iteration, found[1].phase) == (1, 8, "iterate")
+    assert found[1].where.startswith("sit_in_a_call (hang.py:")
+    for rank in (0, 1):
+        stacks = agents.logs() / f"rank{rank:03d}" / "stacks.txt"
+        assert "in sit_in_a_call" in stacks.read_text()
+
+
+def standing(rank: int, **changes: object) -> RankStanding:
+    usual: dict[str, object] = {
+        "local_rank": rank,
+        "step": 9,
+        "iteration": 4,
+        "phase": "iterate",
+        "silent_seconds": 60.0,
+        "state": "running",
+        "answered": True,
+        "waits": True,
+        "where": "",
+    }
+    return RankStanding(rank=rank, **(usual | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("others", "odd"),
+    [
+        ({}, {"answered": False, "state": "stopped"}),
+        ({}, {"step": 8}),
+        ({}, {"waits": False}),
+        ({"step": 8}, {"answered": False}),
+    ],
+)
+def test_the_rank_for_which_the_others_wait(
+    others: dict[str, object], odd: dict[str, object]
+) -> None:
+    ranks = [standing(n, **(odd if n == 2 else others)) for n in range(4)]
+    failures = [
+        Failure(node=n, host=f"n{n}", reason="hang", time=0.0, standing=ranks[2 * n : 2 * n + 2])
+        for n in range(2)
+    ]
+    found = hung_rank(failures)
+    assert found is not None
+    assert (found[0].host, found[1].rank) == ("n1", 2)
+
+
+def test_where_all_wait_none_is_blamed() -> None:
+    all_alike = Failure(
+        node=0, host="n", reason="hang", time=0.0, standing=[standing(0), standing(1)]
+    )
+    assert hung_rank([all_alike]) is None
+    assert hung_rank([]) is None

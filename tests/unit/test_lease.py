@@ -31,7 +31,6 @@ with lease(Path(sys.argv[1])):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.6)
 
 
@@ -182,14 +181,14 @@ def test_a_late_starter_does_not_go_back_behind_others(
     publish(tmp_path, 1, released=True)
     real, late = module._wait_until_gone, []
 
-    def sleepy(directory: Path, generation: int) -> None:
+    def sleepy(directory: Path, generation: int, patience: float) -> None:
         if not late:
             late.append(generation)
             (tmp_path / "writer.000001.json").unlink()
             publish(tmp_path, 3, host=os.uname().nodename, pid=os.getppid())
             monkeypatch.setattr(module, "_lives_here", lambda owner: owner.pid == os.getppid())
             return
-        real(directory, generation)
+        real(directory, generation, patience)
 
     monkeypatch.setattr(module, "_wait_until_gone", sleepy)
     with pytest.raises(RunConflictError, match=f"process {os.getppid()}"), lease(tmp_path):

@@ -9,14 +9,46 @@ import pytest
 from test_checkpoint_directory import KEY, flip_a_bit, write
 from test_run_directory import attempt
 
+from primus.artifacts.failure import Failure, RankEnd, RankStanding, Reason
 from primus.artifacts.run import AttemptResult
 from primus.config.frozen import StageSettings
-from primus.errors import ArtifactError, TrainingError, UserError
-from primus.trainer.outcome import finished, read_metrics, require_completed
+from primus.errors import ArtifactError, OutOfMemoryError, TrainingError, UserError
+from primus.trainer.outcome import finished, port_was_taken, read_metrics, require_completed
+from primus.trainer.run_directory import attempts
 
 
 def settings(train_iters: int) -> StageSettings:
-    return StageSettings.of("train", {"train_iters": train_iters}, key=KEY)
+    values = {
+        "train_iters": train_iters,
+        "nodes": 2,
+        "micro_batch_size": 4,
+        "recompute_granularity": None,
+        "use_distributed_optimizer": True,
+        "use_torch_fsdp2": False,
+        "tensor_model_parallel_size": 1,
+    }
+    return StageSettings.of("train", values, key=KEY)
+
+
+def add_failure(run: Path, node: int, reason: Reason = "rank", **changes: Any) -> None:
+    """What the agent of a node left of attempt 1."""
+    logs = run / f"attempts/001/logs/node{node:03d}"
+    record = Failure(node=node, host=f"n{node}", reason=reason, time=0.0, **changes)
+    record.save(logs / "failure.json")
+
+
+def end(rank: int, **changes: Any) -> RankEnd:
+    usual = {
+        "local_rank": 0,
+        "status": None,
+        "signal": "SIGSEGV",
+        "time": 1.0,
+        "out_of_memory": False,
+        "follows": False,
+        "iteration": 1200,
+        "lines": ["Fatal Python error: Segmentation fault", "", "Extension modules: many"],
+    }
+    return RankEnd(rank=rank, **(usual | changes))
 
 
 def add_attempt(run: Path, number: int, result: int | None, **changes: Any) -> None:
@@ -74,7 +106,11 @@ def test_a_damaged_last_checkpoint_is_no_end(tmp_path: Path) -> None:
     [
         ({"status": "preempted", "reason": "stopped"}, 1, "attempt 1 preempted: stopped"),
         ({"status": "failed", "reason": "NaN"}, 1, "attempt 1 failed: NaN"),
-        ({"status": "running"}, -9, "attempt 1 was ended by SIGKILL"),
+        (
+            {"status": "running"},
+            -9,
+            r"attempt 1 failed: rank 0 on \S+ was ended by SIGKILL after iteration 4 or later",
+        ),
         ({"status": "running"}, 1, "attempt 1 ended after iteration 4 or later"),
         ({"status": "completed"}, 0, "attempt 1 ended after iteration 4"),
     ],
@@ -91,6 +127,78 @@ def test_an_attempt_that_left_no_record(tmp_path: Path) -> None:
     add_attempt(tmp_path, 1, 4)
     (tmp_path / "attempts/002").mkdir()
     with pytest.raises(TrainingError, match=r"attempt 2 did not start \(exit status 1\)"):
+        require_completed(tmp_path, settings(4), 1)
+
+
+def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
+    add_attempt(tmp_path, 1, None, status="running")
+    follows = end(0, status=1, signal=None, follows=True, time=0.5, lines=["lost"])
+    add_failure(tmp_path, 0, ranks=[follows])
+    add_failure(tmp_path, 1, ranks=[end(5)])
+    wanted = (
+        r"attempt 1 failed: rank 5 on n1 was ended by SIGSEGV after iteration 1200\. "
+        r"Its last lines: Fatal Python error: Segmentation fault\. Logs: .*attempts/001/logs\. "
+        r"The last checkpoint is kept; run the same command again"
+    )
+    with pytest.raises(TrainingError, match=wanted):
+        require_completed(tmp_path, settings(4), 1)
+    (kept,) = attempts(tmp_path)
+    assert kept.status == "failed"
+    assert "rank 5 on n1" in kept.reason
+
+
+def test_too_little_memory_says_what_to_change_and_not_to_try_again(tmp_path: Path) -> None:
+    add_attempt(tmp_path, 1, None, status="running")
+    add_failure(tmp_path, 1, ranks=[end(5, signal="SIGKILL", out_of_memory=True)])
+    with pytest.raises(OutOfMemoryError) as caught:
+        require_completed(tmp_path, settings(4), 1)
+    said = str(caught.value)
+    assert "rank 5 on n1 was ended by SIGKILL after iteration 1200, out of memory" in said
+    assert "recompute_granularity: full" in said
+    assert "micro_batch_size: 2" in said
+    assert "tensor_model_parallel_size: 2" in said
+    assert "run the same command again" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"answered": False, "state": "stopped"},
+            "hung: rank 2 on n1 did not get on after iteration 7, in the phase 'reduce', for 60 s: "
+            "its process was stopped; the stacks of all: ",
+        ),
+        ({"step": 3}, "rank 2 on n1 .*: it was in read_batch"),
+        ({}, "no rank got on, as seen from n0, and none of them stands out"),
+    ],
+)
+def test_the_rank_that_hangs_is_named(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    add_attempt(tmp_path, 1, None, status="running")
+    usual = {
+        "local_rank": 0,
+        "step": 4,
+        "iteration": 7,
+        "phase": "reduce",
+        "silent_seconds": 60.0,
+        "state": "running",
+        "answered": True,
+        "waits": True,
+        "where": "read_batch (batches.py:3)",
+    }
+    add_failure(tmp_path, 0, "hang", standing=[RankStanding(rank=0, **usual)])
+    add_failure(tmp_path, 1, "hang", standing=[RankStanding(rank=2, **(usual | changes))])
+    with pytest.raises(TrainingError, match=message):
+        require_completed(tmp_path, settings(4), 1)
+
+
+def test_ports_that_were_taken(tmp_path: Path) -> None:
+    (tmp_path / "attempts/001").mkdir(parents=True)
+    add_failure(tmp_path, 0, "port")
+    assert port_was_taken(tmp_path / "attempts/001/logs")
+    assert not port_was_taken(tmp_path)
+    with pytest.raises(TrainingError, match="attempt 1 did not start: the ports where its nodes"):
         require_completed(tmp_path, settings(4), 1)
 
 
