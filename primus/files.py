@@ -30,7 +30,7 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     encoding = None if "b" in mode else "utf-8"
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
-        os.fchmod(handle, 0o666 & ~_umask())
+        os.fchmod(handle, 0o666 & ~umask())
         with os.fdopen(handle, mode, encoding=encoding) as stream:
             yield stream
             stream.flush()
@@ -42,10 +42,11 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     fsync_directory(target.parent)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def umask() -> int:
+    """The process's umask."""
+    # Asking by os.umask would change it for a moment, for every thread.
+    with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
+        return next(int(line.split()[1], 8) for line in stream if line.startswith("Umask:"))
 
 
 def fsync_directory(directory: Path) -> None:
@@ -63,6 +64,33 @@ def replace_directory(finished: Path, directory: Path) -> None:
         shutil.rmtree(directory)
     os.rename(finished, directory)
     fsync_directory(directory.parent)
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file that this process may not have written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as `parse_json`.
+    """
+    return parse_json(Path(path).read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of JSON from outside.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, is nested beyond what Python can follow, or holds half
+            of a surrogate pair, which no file can take again.
+    """
+    said = text.decode("utf-8") if isinstance(text, bytes) else text
+    try:
+        content = json.loads(said)
+        if "\\ud" in said.lower():
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return content
 
 
 def canonical_json(value: Any) -> str:
