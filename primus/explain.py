@@ -22,6 +22,7 @@ from primus.config.paths import artifact, settings_file
 from primus.config.schema.keys import Stage
 from primus.config.schema.settings import Settings
 from primus.errors import run_main
+from primus.files import read_json
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _newest(made: StageKey, root: Path) -> dict[str, Any] | None:
     found = sorted(directory.glob(f"{made.stage}.*.json"), key=lambda path: path.stat().st_mtime_ns)
     for path in reversed(found):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except ValueError:
             continue
         if {"key", "identity", "extent", "options", "upstream"} <= set(content):
@@ -122,7 +123,7 @@ def _extent_done(before: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """How far the artefact at `path` went, by its own word; else by the frozen settings."""
     extent: Mapping[str, Any] = before["extent"]
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))["settings"] if extent else {}
+        recorded = read_json(path)["settings"] if extent else {}
         return {name: recorded[name] for name in extent}
     except (OSError, ValueError, KeyError, TypeError):
         return extent

@@ -10,7 +10,6 @@ called was not applied.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from primus.artifacts.run import TunedUse, TunedVerification
 from primus.config.frozen import StageSettings
-from primus.config.layout import model_parallel_ranks
+from primus.config.layout import copy_over_nodes, model_parallel_ranks
 from primus.container.spec import Container
 from primus.errors import (
     ArtifactError,
@@ -27,7 +26,7 @@ from primus.errors import (
     UnavailableError,
     UserError,
 )
-from primus.files import sha256_file
+from primus.files import read_json, sha256_file
 from primus.gemm.activate import activated
 from primus.gemm.applied import (
     VERIFIED,
@@ -41,6 +40,8 @@ from primus.gemm.verify import failures, table, verdicts
 from primus.watched_steps import RANK, keep_logs_of, run_steps
 
 ITERATIONS = 2
+# Network file systems show another node's new files after that at the latest.
+_LATE_SECONDS = 60.0
 _OVERRIDE = "HIPBLASLT_TUNING_OVERRIDE_FILE"
 
 
@@ -78,7 +79,7 @@ def verify(settings_path: Path, options: Mapping[str, Any], shapes: Path, tuned:
 
 def _settings(path: Path, options: Mapping[str, Any]) -> StageSettings:
     try:
-        stage = json.loads(path.read_text(encoding="utf-8")).get("stage")
+        stage = read_json(path).get("stage")
     except (OSError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path}: cannot read the settings: {error}") from error
     if stage not in ("shapes", "train"):
@@ -94,19 +95,23 @@ def watched_use(
     result: TunedResult,
     variables: Mapping[str, str],
     *,
+    nodes: int = 1,
     rank_module: str = RANK,
 ) -> TunedUse:
     """What a few steps do with a tuned result, over all ranks that hold one copy of the model.
 
     Args:
         variables: under which ranks use it.
+        nodes: of this job, among which the ranks are shared.
         rank_module: as `run_steps`.
 
     Raises:
         TrainingError: the ranks failed.
     """
     backend, environment = result.header.backend, dict[str, str | None](variables)
-    with tempfile.TemporaryDirectory() as name:
+    # Several nodes need a directory that all see, as they see the result.
+    shared = result.path.resolve().parent if nodes > 1 else None
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=shared) as name:
         directory = Path(name)
         if backend in VERIFIED:
             from primus.gemm.hipblaslt import dump
@@ -119,13 +124,14 @@ def watched_use(
             iterations=ITERATIONS,
             environment=environment,
             threads=_threads(result),
+            nodes=nodes,
             tuned=result.path.resolve(),
             rank_module=rank_module,
         )
         if backend in VERIFIED:
             from primus.gemm.hipblaslt.use import used
 
-            keep_logs_of(directory, steps.processes)
+            keep_logs_of(directory, steps.processes, seconds=_LATE_SECONDS if nodes > 1 else 0.0)
             use = merged([used(result, dump.read(directory))])
             return use.model_copy(update={"counted": "verification"})
     if steps.use is None:
@@ -155,9 +161,12 @@ def verify_once(settings: StageSettings, tuned: Path, variables: Mapping[str, st
     except ArtifactError:
         print("verifying the tuned GEMMs by a dump of a few steps", flush=True)
     ranks, here = model_parallel_ranks(settings), settings.nproc_per_node
-    fits = ranks <= here
-    why = f"not verified: a copy of the model takes {ranks} ranks, a node has {here}"
-    if not fits and settings.gemm_tuning.require:
+    fits = copy_over_nodes(settings, settings.nodes)
+    why = (
+        f"not verified: a copy of the model takes {ranks} ranks, and these nodes have "
+        f"{settings.nodes} x {here}"
+    )
+    if fits is None and settings.gemm_tuning.require:
         raise UnavailableError(
             f"{tuned}: {why}. Fix: set gemm_tuning.require to false to train without that proof"
         )
@@ -165,5 +174,7 @@ def verify_once(settings: StageSettings, tuned: Path, variables: Mapping[str, st
         tuned_sha256=sha256_file(tuned),
         stack=result.header.stack,
         iterations=ITERATIONS if fits else 0,
-        use=watched_use(settings, result, variables) if fits else unknown(result, why),
+        use=watched_use(settings, result, variables, nodes=fits[0])
+        if fits
+        else unknown(result, why),
     ).save(verification_file(tuned))

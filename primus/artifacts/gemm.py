@@ -6,7 +6,6 @@ text and its FLOPs, so that a reader of these files needs nothing of `primus.gem
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from primus.artifacts.steps import ProcessChoice, Steps
 from primus.errors import ArtifactError
-from primus.files import atomic_write, canonical_json
+from primus.files import atomic_write, canonical_json, parse_json
 
 Tokens = Literal["n", "k"]
 
@@ -174,6 +173,8 @@ def _load(path: Path | str, header: type[Header], row: type[Row]) -> tuple[Heade
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: is not text: {error}") from error
     if not lines:
         raise ArtifactError(f"{path}: is empty")
     head = _line(path, 1, lines[0], header)
@@ -182,7 +183,7 @@ def _load(path: Path | str, header: type[Header], row: type[Row]) -> tuple[Heade
 
 def _line(path: Path | str, number: int, text: str, model: type[Row]) -> Row:
     try:
-        return model.model_validate(json.loads(text))
+        return model.model_validate(parse_json(text))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

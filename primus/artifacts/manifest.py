@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from primus.errors import ArtifactError
-from primus.files import atomic_write, sha256_file
+from primus.files import atomic_write, read_json, sha256_file
 
 
 class Manifest(BaseModel):
@@ -37,7 +37,7 @@ class Manifest(BaseModel):
                 unknown, missing or wrongly typed fields.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(path)
         except OSError as error:
             raise ArtifactError(f"{path}: cannot read the {cls.kind}: {error.strerror}") from error
         except ValueError as error:

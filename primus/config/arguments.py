@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from primus.errors import ConfigError, Problem
+from primus.files import parse_json
 
 
 def overrides(given: Sequence[str]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = parse_json(text)
     except ValueError:
         raise _not_understood(text) from None
     return found

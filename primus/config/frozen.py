@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self
 
-from primus.config.identity import StageKey
+from primus.config.identity import OF_THE_RUN, StageKey, digest_of
 from primus.config.merge import merge
 from primus.config.schema.keys import STAGES, Stage
 from primus.errors import ArtifactError
-from primus.files import atomic_write
+from primus.files import atomic_write, parse_json, read_json
 
 KIND = "settings"
 VERSION = 1
+_NAME = re.compile(r"[a-z]+\.([0-9a-f]{12})\.json")
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("stage", "experiment", "key"), str),
+    **dict.fromkeys(("identity", "extent", "options", "upstream"), dict),
+}
 
 
 class Values:
@@ -139,7 +145,7 @@ class StageSettings(Values):
             ArtifactError: the file is missing, not a settings file, or of another stage.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(path)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{path}: cannot read the settings: {error}") from error
         if not isinstance(content, dict) or content.pop("kind", None) != KIND:
@@ -150,12 +156,40 @@ class StageSettings(Values):
                 f"{path}: settings version {version!r} of stage {found!r}, "
                 f"wanted version {VERSION} of stage {stage!r}"
             )
+        if content.keys() != _FIELDS.keys() or any(
+            not isinstance(content[name], kind) for name, kind in _FIELDS.items()
+        ):
+            raise ArtifactError(f"{path}: is not a frozen settings file: fields are amiss")
+        _check_digest(Path(path), content)
         given = dict(options or {})
         content["options"] = merge(content["options"], given)
         if "env" in given:
             # Not a group of keys: a variable that is no longer there must not linger.
             content["options"]["env"] = given["env"]
         return cls(**content)
+
+
+def _check_digest(path: Path, content: Mapping[str, Any]) -> None:
+    """Hold what a change would make another artefact of against the hash in the file's name."""
+    named = _NAME.fullmatch(path.name)
+    of_key = {"identity": content["identity"], "upstream": content["upstream"]}
+    try:
+        key = content["key"] if content["stage"] in OF_THE_RUN else digest_of(of_key)
+        digest = digest_of({"key": key, "extent": content["extent"]})
+    except ValueError as error:
+        raise ArtifactError(f"{path}: is not a frozen settings file: {error}") from error
+    if named and (key, digest) != (content["key"], named[1]):
+        raise ArtifactError(
+            f"{path}: was changed after it was written: its settings have the hash {digest}. "
+            "Fix: delete the file and run snakemake again"
+        )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +199,7 @@ def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--options",
-        type=json.loads,
+        type=_json_object,
         default={},
         metavar="JSON",
         help="untracked settings that replace those in the file, e.g. '{\"log_interval\": 5}'",

@@ -17,7 +17,7 @@ from primus.files import canonical_json, sha256_text
 _DIGITS = 12
 _OF_THE_DATASET: tuple[Stage, ...] = ("tokenizer", "data", "samples")
 # Their artefacts stand in the run's directory: what they make follows from the run alone.
-_OF_THE_RUN: tuple[Stage, ...] = ("export", "report")
+OF_THE_RUN: tuple[Stage, ...] = ("export", "report")
 
 How = Literal["identity", "extent", "option"]
 
@@ -63,7 +63,7 @@ def identities(settings: Settings) -> dict[Stage, StageKey]:
         if stage == "tune" and not settings.gemm_tuning.enabled:
             identity, options = {"gemm_tuning": {"enabled": False}}, {}
         upstream: dict[str, str] = {name: found[name].key for name in upstream_of(settings, stage)}
-        if stage in _OF_THE_RUN:
+        if stage in OF_THE_RUN:
             key = upstream["train"]
         else:
             key = digest_of({"identity": identity, "upstream": upstream})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from primus.config.families import nearest
 from primus.config.families.config_json import mismatches
+from primus.files import read_json
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+))?")
 # Of a model in safetensors; code and other formats are never read.
@@ -58,9 +58,12 @@ def mistakes(settings: Any, root: Path) -> Iterator[tuple[str, str, str]]:
         yield "load_hf", "is neither a directory nor a hub id", fix
         return
     try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(directory / CONFIG)
     except (OSError, ValueError) as error:
         yield "load_hf", f"has no readable config.json ({error})", "name a model's directory"
+        return
+    if not isinstance(config, dict):
+        yield "load_hf", "has a config.json that is no JSON object", "name a model's directory"
         return
     if not any(directory.glob(WEIGHTS)):
         yield "load_hf", "has no *.safetensors; other formats are not read", "convert the model"

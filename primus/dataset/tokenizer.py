@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from primus.artifacts.manifest import FileRecord
 from primus.artifacts.tokens import TokenizerManifest
 from primus.dataset.publish import verify_files
 from primus.errors import DataError
-from primus.files import canonical_json, sha256_text
+from primus.files import canonical_json, read_json, sha256_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -87,10 +86,9 @@ def fingerprint(path: Path) -> str:
         DataError: the file is missing or not JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return sha256_text(canonical_json(read_json(path)))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a tokenizer: {error}") from error
-    return sha256_text(canonical_json(content))
 
 
 def describe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from primus.errors import DataError
+from primus.files import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 # Ends the name of the scales of a float8 tensor.
 SCALE = "_scale_inv"
 INDEX = "model.safetensors.index.json"
+# In the model's own directory, whatever the index says.
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,7 @@ class ModelDirectory:
         Raises:
             DataError: there are none, or one that the index names is missing.
         """
-        if (self.path / INDEX).is_file():
-            names = sorted(set(self._json(INDEX).get("weight_map", {}).values()))
-        else:
-            names = [WEIGHTS]
+        names = self._indexed() if (self.path / INDEX).is_file() else [WEIGHTS]
         missing = [name for name in names if not (self.path / name).is_file()]
         if missing or not names:
             raise DataError(
@@ -63,6 +63,16 @@ class ModelDirectory:
                 "with the model's safetensors; other formats are not read"
             )
         return tuple(names)
+
+    def _indexed(self) -> list[str]:
+        weights = self._json(INDEX).get("weight_map")
+        names = weights.values() if isinstance(weights, dict) else [None]
+        if not all(isinstance(name, str) and _FILE.fullmatch(name) for name in names):
+            raise DataError(
+                f"{self.path / INDEX}: weight_map does not name safetensors beside it. "
+                "Fix: restore the file"
+            )
+        return sorted(set(names))
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -105,7 +115,7 @@ class ModelDirectory:
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except OSError as error:
             reason = error.strerror
             raise DataError(

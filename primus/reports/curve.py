@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from primus.artifacts.run import Attempt, MetricsRow, ValidationRow
 from primus.errors import ArtifactError
+from primus.files import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def read_metrics(path: Path, attempts: Sequence[Attempt]) -> Curve:
 
 def _row(line: str) -> MetricsRow | ValidationRow | None:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
         kind = ValidationRow if content.get("type") == "valid" else MetricsRow
         return kind.model_validate(content)
     except (ValueError, AttributeError, ValidationError):

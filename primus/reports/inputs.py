@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +15,9 @@ from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import Attempt, CheckpointManifest, RunIdentity, TrainManifest
 from primus.artifacts.timing import times_path
 from primus.artifacts.tokens import DataManifest, SamplesManifest, TokenizerManifest
+from primus.config.frozen import StageSettings
 from primus.errors import ArtifactError
+from primus.files import parse_json, read_json
 from primus.reports.curve import Curve, read_metrics
 from primus.reports.gemm import Tuning, read_tuning
 
@@ -206,7 +207,7 @@ def _checkpoint(directory: Path) -> Checkpoint:
 
 def _json_object(path: Path, what: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot read the {what}: {error}") from error
     if not isinstance(content, dict):
@@ -222,11 +223,10 @@ def _export(path: Path | None) -> Export | None:
 
 def _stage_values(path: Path) -> StageValues:
     content = _json_object(path, "settings file")
-    try:
-        names = ("stage", "key", "identity", "extent", "options")
-        return StageValues(**{name: content[name] for name in names})
-    except KeyError as error:
-        raise ArtifactError(f"{path}: not a settings file: {error} is missing") from error
+    stage: Any = content.get("stage")
+    found = StageSettings.load(path, stage)
+    names = ("stage", "key", "identity", "extent", "options")
+    return StageValues(**{name: getattr(found, name) for name in names})
 
 
 def stage_times(paths: Paths) -> list[StageTime]:
@@ -243,7 +243,7 @@ def _stage_time(artefact: Path) -> StageTime | None:
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             stage, seconds = str(line["stage"]), float(line["seconds"])
             lines.append((stage, seconds, bool(line["succeeded"]), str(line.get("host", ""))))
         except (ValueError, KeyError, TypeError):

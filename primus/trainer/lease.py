@@ -22,12 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from primus.errors import RunConflictError
-from primus.files import atomic_write
+from primus.files import atomic_write, read_json, umask
 
 # For how long an owner's heartbeat must stand still before the owner counts as gone, where nobody
 # says otherwise (`lease_timeout_seconds`). Reading a beat opens its file, on which network file
@@ -78,7 +77,7 @@ class Lease:
         if _newest(self._directory) == self._generation:
             # Left in place: the next generation must be a higher one.
             path = _path(self._directory, self._generation)
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             with atomic_write(path) as stream:
                 json.dump(content | {"released": True}, stream)
         _beat_path(self._directory, self._generation).unlink(missing_ok=True)
@@ -227,6 +226,8 @@ def _publish(path: Path, patience: float) -> bool:
     }
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        # Whoever may read the run may read who writes to it.
+        os.fchmod(handle, 0o666 & ~umask())
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(content, stream)
             stream.flush()
@@ -242,7 +243,7 @@ def _publish(path: Path, patience: float) -> bool:
 def _read(directory: Path, generation: int) -> _Owner:
     path = _path(directory, generation)
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return _Owner(
             host=str(content["host"]),
             pid=int(content["pid"]),

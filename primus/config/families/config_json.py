@@ -37,11 +37,19 @@ def block_scales(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
     Each weight then has a second tensor, its name and `_scale_inv`. None: not such weights.
     """
-    quantized = config.get("quantization_config") or {}
-    size = list(quantized.get("weight_block_size") or ())
+    quantized = _group(config, "quantization_config")
     if (quantized.get("quant_method"), quantized.get("fmt", "e4m3")) != ("fp8", "e4m3"):
         return None
-    return (int(size[0]), int(size[1])) if len(size) == 2 else None
+    match quantized.get("weight_block_size"):
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+    return None
+
+
+def _group(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A group of entries; empty where something else stands, which then does not fit anything."""
+    found = config.get(name)
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def mismatches(config: Mapping[str, Any], family: Family, settings: Any) -> Iterator[Mismatch]:
@@ -79,7 +87,8 @@ def _mismatch(field: Field, theirs: Any, settings: Any) -> Mismatch:
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     # transformers 5 writes rope_parameters, published models rope_theta and rope_scaling.
     flat = {name: value for name, value in config.items() if name not in ("rope_parameters",)}
-    rope = dict(flat.pop("rope_scaling", None) or {}) | dict(config.get("rope_parameters") or {})
+    flat.pop("rope_scaling", None)
+    rope = _group(config, "rope_scaling") | _group(config, "rope_parameters")
     if "rope_theta" in rope:
         flat["rope_theta"] = rope.pop("rope_theta")
     rope.setdefault("rope_type", rope.pop("type", "default"))

@@ -18,7 +18,6 @@ log-normal factor, and more (`Noise`). `fault` is "hang", "crash" or "refuse". `
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -31,6 +30,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from primus.errors import ArtifactError, UnavailableError
+from primus.files import read_json
 from primus.gemm.backends.base import Backend, BackendSpec, Numerics, NumericsClass
 from primus.gemm.problem import Problem
 from primus.gemm.stack import Stack
@@ -191,7 +191,7 @@ def load_recording(path: Path | str) -> Recording:
         ArtifactError: the file is missing or not a recording.
     """
     try:
-        return Recording.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+        return Recording.model_validate(read_json(path))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read the recording: {error.strerror}") from error
     except ValidationError as error:

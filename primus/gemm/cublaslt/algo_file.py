@@ -6,6 +6,7 @@ library and the device for which it holds. `native/tuned_file.cpp` reads it in t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,8 @@ def read_algorithms(path: Path) -> tuple[AlgorithmHeader, list[Entry]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: is not text: {error}") from error
     lines = [line for line in lines if line and not line.startswith("#")]
     head = dict(line.partition(" ")[::2] for line in lines[1:6])
     names = ["cublaslt", "device", "multiprocessors", "capability", "problems"]
@@ -130,10 +133,12 @@ def read_algorithms(path: Path) -> tuple[AlgorithmHeader, list[Entry]]:
         raise ArtifactError(
             f"{path}: has {len(entries)} problems, its header says {head['problems']}"
         )
-    header = AlgorithmHeader(
-        head["cublaslt"], head["device"], int(head["multiprocessors"]), head["capability"]
-    )
-    return header, entries
+    units = head["multiprocessors"]
+    if not re.fullmatch(r"[0-9]{1,6}", units):
+        raise ArtifactError(f"{path}: multiprocessors {units[:60]}: not a number")
+    return AlgorithmHeader(
+        head["cublaslt"], head["device"], int(units), head["capability"]
+    ), entries
 
 
 def _read_entry(path: Path, line: str) -> Entry:

@@ -67,6 +67,8 @@ def _read_file(path: Path, dump: Dump[tuple[Problem, str]]) -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read the dump: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: is not text: {error}") from error
     if lines[:1] != [_FORMAT] or lines[-1:] != ["end"]:
         raise ArtifactError(f"{path}: torn, or not a dump of cuBLASLt's calls")
     for number, line in enumerate(lines[1:-1], start=2):
