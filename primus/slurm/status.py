@@ -36,7 +36,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m primus.slurm.status", description=__doc__)
     parser.add_argument("job")
     args = parser.parse_args(argv)
-    print(verdict(args.job), flush=True)
+    try:
+        word = verdict(args.job)
+    except OSError as error:
+        # A full disk, say. Snakemake would end over it, and leave every job alone.
+        print(f"job {args.job}: {error}; asked again later", file=sys.stderr)
+        word = "running"
+    print(word, flush=True)
 
 
 def verdict(job: str) -> Verdict:
