@@ -202,28 +202,33 @@ def _attempt(
     use = train_setup.tuned_use(applied)
     parameters = parallel.count_parameters(state.chunks)
     if distributed.get_rank() == 0:
-        result = AttemptResult(
-            iteration=state.iteration,
-            consumed_samples=state.consumed_samples,
-            consumed_tokens=state.consumed_tokens,
-            parameters=parameters,
-            flops_per_token=run.flops_per_token,
-            peak_tflops_per_device=run.peak_tflops,
-            seconds=time.time() - started,
-            device=_device_name(device),
-            platform=settings.platform,
-            tuned=use,
-            environment=environment(
-                platform_name=settings.platform,
-                device=_device_name(device),
-                devices=distributed.get_world_size(),
-                variables=(*settings.env.as_dict(), *args.variables),
-            ),
-        )
-        record.result(result)
+        record.result(_result(settings, run, state, device, parameters, use, started))
         for line in summary(tuned.rows, use) if tuned is not None and use is not None else ():
             print(line, flush=True)
     record.end(outcome, "" if outcome == "completed" else "stopped by a signal, state saved")
+
+
+def _result(
+    settings: StageSettings,
+    run: Any,
+    state: Any,
+    device: Any,
+    parameters: int,
+    use: Any,
+    started: float,
+) -> AttemptResult:
+    return AttemptResult(
+        iteration=state.iteration,
+        consumed_samples=state.consumed_samples,
+        consumed_tokens=state.consumed_tokens,
+        parameters=parameters,
+        flops_per_token=run.flops_per_token,
+        peak_tflops_per_device=run.peak_tflops,
+        seconds=time.time() - started,
+        device=_device_name(device),
+        platform=settings.platform,
+        tuned=use,
+    )
 
 
 def _device_name(device: Any) -> str:

@@ -235,3 +235,16 @@ def test_of_many_starters_one_takes_over_a_dead_owner(tmp_path: Path) -> None:
     assert (tmp_path / "owners").read_text() == "in\n"
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["go", "owners", "stop", "writer.000006.json"]
+
+
+def test_an_owner_is_watched_for_as_long_as_it_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(tmp_path, 1, patience=1.4)
+    with lease(tmp_path, 0.2):
+        pass
+    assert "Watching it for 1 s" in capsys.readouterr().out
+    publish(tmp_path, 3, patience=0.2)
+    with lease(tmp_path, 1.7):
+        pass
+    assert "Watching it for 2 s" in capsys.readouterr().out
