@@ -19,6 +19,7 @@ include: "rules/weights.smk"
 include: "rules/train.smk"
 include: "rules/export.smk"
 include: "rules/report.smk"
+include: "rules/preflight.smk"
 
 
 for kind, experiment in TARGETS:

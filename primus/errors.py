@@ -112,6 +112,10 @@ class OutOfMemoryError(TrainingError):
     meaning: ClassVar[str] = "out of memory: the same command fails again until a key is changed"
 
 
+class NodeError(TrainingError):
+    """Nodes do not pass the checks before a training; one line for each fault."""
+
+
 class PreemptedError(TrainingError):
     """Training was asked to stop, by a signal or a time limit, and has saved its state.
 

@@ -21,6 +21,7 @@ from primus.container.spec import Container
 from primus.errors import PreemptedError, run_main
 from primus.huggingface.start import open_start
 from primus.launch import ask_for_another_job
+from primus.preflight_step import check_before_training
 from primus.trainer.run_directory import newest_checkpoint
 from primus.trainer.supervise import train
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 tuned_path=args.tuned,
                 weights_path=args.weights,
                 activate=partial(_activate, settings),
+                check_nodes=partial(check_before_training, settings, args.settings),
             )
         except PreemptedError as error:
             # Without progress the next job would end like this one.

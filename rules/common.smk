@@ -145,3 +145,17 @@ def cluster_for(stage):
         return or_fail(lambda wildcards: plan_of(stage, wildcards).resources(stage)[name])
 
     return {name: resource(name) for name in cluster.NAMES}
+
+
+def planned(experiment, value):
+    """`value` of an experiment's plan, for a rule that is of this experiment alone."""
+    return or_fail(lambda wildcards: value(PIPELINE.plan(experiment, "preflight")))
+
+
+def check_for(experiment):
+    """What a check of the nodes asks of a cluster: that of the training, for less time."""
+
+    def resource(name):
+        return planned(experiment, lambda plan: plan.check_resources()[name])
+
+    return {name: resource(name) for name in cluster.NAMES}

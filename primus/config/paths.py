@@ -19,6 +19,7 @@ ARTIFACT: dict[Stage, str] = {
 }
 REPORT_JSON = "output/runs/{experiment}/{key}/report.json"
 LOSS_PNG = "output/runs/{experiment}/{key}/loss.png"
+PREFLIGHT = "output/preflight/{experiment}/{key}/preflight.json"
 SETTINGS = "output/settings/{owner}/{stage}.{digest}.json"
 
 
@@ -35,6 +36,11 @@ def log_pattern(stage: Stage) -> str:
 def artifact(stage: StageKey) -> str:
     """Path of what the stage makes."""
     return ARTIFACT[stage.stage].format(**{owner_kind(stage.stage): stage.owner}, key=stage.key)
+
+
+def preflight(train: StageKey) -> str:
+    """Path of what was measured of the nodes for a run; no stage makes or reads it."""
+    return PREFLIGHT.format(experiment=train.owner, key=train.key)
 
 
 def settings_file(stage: StageKey) -> str:

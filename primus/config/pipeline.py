@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ TARGETS: dict[str, tuple[Stage, ...]] = {
     "export": ("export",),
     "report": ("report",),
 }
+# Targets that make nothing: they run whenever they are asked for.
+CHECKS = ("preflight",)
 # For `snakemake --list-target-rules`.
 MEANING: dict[str, str] = {
     "data": "tokenize the text of",
@@ -39,7 +42,12 @@ MEANING: dict[str, str] = {
     "train": "train, export and report on",
     "export": "train and export",
     "report": "train, export and report on",
+    "preflight": "check the nodes for",
 }
+
+
+# For a job to start and end, besides what it does.
+_START_MINUTES = 5
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,11 @@ class Plan:
         """What a stage asks of a cluster, by Snakemake's names."""
         return cluster.resources(self.settings, stage, self.threads(stage))
 
+    def check_resources(self) -> Mapping[str, Any]:
+        """What a check of the training's nodes asks of a cluster."""
+        minutes = _START_MINUTES + math.ceil(self.settings.preflight.seconds / 60)
+        return {**self.resources("train"), "runtime": minutes}
+
 
 class Pipeline:
     """All experiments under one root, with the overrides of one command line."""
@@ -95,7 +108,7 @@ class Pipeline:
         """Load and check one experiment, for everything that `target` needs.
 
         Args:
-            target: a name in TARGETS; None: any stage already planned will do.
+            target: a name in TARGETS or CHECKS; None: any stage already planned will do.
 
         Raises:
             ConfigError: see `load`; also for a target that the experiment switches off.
@@ -104,7 +117,7 @@ class Pipeline:
             for (name, _), plan in self._plans.items():
                 if name == experiment:
                     return plan
-        wanted = TARGETS[target] if target else ()
+        wanted = TARGETS.get(target, ()) if target else ()
         # Without tuning fewer stages run than this says; none of those reads an input file.
         needs = _needs(wanted)
         key = (experiment, needs)
@@ -206,7 +219,7 @@ def check_targets(words: Sequence[str], names: Sequence[str]) -> None:
     found = []
     for word in words:
         kind, _, experiment = word.partition("_")
-        if kind in TARGETS and is_name(experiment) and experiment not in names:
+        if kind in (*TARGETS, *CHECKS) and is_name(experiment) and experiment not in names:
             fix = did_you_mean(experiment, names) or f"known: {listed(names)}"
             why = f"there is no experiment {show(experiment)}"
             found.append(Problem(file="configs", key="", value="", why=why, fix=fix))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -22,7 +22,9 @@ def cpu_clock(threads: int) -> Callable[[], float]:
     return time.thread_time if threads == 1 else time.perf_counter
 
 
-def measure_peak(dtype: torch.dtype, device: str = "cpu") -> float:
+def measure_peak(
+    dtype: torch.dtype, device: str = "cpu", sizes: Sequence[int] | None = None
+) -> float:
     """Measured maximum of `torch.mm` in 10^12 FLOP/s, with the present number of threads.
 
     Square products of random data; per size the median over three groups of each group's best
@@ -31,8 +33,10 @@ def measure_peak(dtype: torch.dtype, device: str = "cpu") -> float:
     Args:
         dtype: of the operands, a floating type of 16 bits or more.
         device: "cpu" or "cuda".
+        sizes: rows of the products; None: those of which one has reached the peak on every
+            machine so far.
     """
-    return max(_peak_of_size(size, dtype, device) for size in _SIZES[device])
+    return max(_peak_of_size(size, dtype, device) for size in sizes or _SIZES[device])
 
 
 def _peak_of_size(size: int, dtype: torch.dtype, device: str) -> float:

@@ -38,7 +38,7 @@ OWN_NAMES = frozenset(
     hardware hf_dataset json_key keep_every keep_last hang_timeout_minutes
     lease_timeout_seconds load_checkpoint load_hf max_bad_lines model start_timeout_minutes
     moe_router_group_score
-    nodes nproc_per_node peak_tflops platform published_parameters recipe threads_per_rank
+    nodes nproc_per_node peak_tflops platform preflight published_parameters recipe threads_per_rank
     tokenizer_data_path tokenizer_vocab_size workers""")
 )
 

@@ -38,12 +38,15 @@ def train(
     tuned_path: Path | None,
     weights_path: Path | None = None,
     activate: Callable[[Path], Mapping[str, str]] | None = None,
+    check_nodes: Callable[[Path], None] | None = None,
 ) -> TrainManifest:
     """Bring the run in `directory` to `train_iters` and return its manifest.
 
     Args:
         activate: called with the run's tuned result before ranks start; gives the variables
             under which they use it.
+        check_nodes: called with the attempt's directory before ranks start; raises where they
+            should not.
 
     Raises:
         DataError: the tokenizer has more ids than the model's vocabulary.
@@ -72,6 +75,8 @@ def train(
     if not finished(directory, settings):
         attempt = run_directory.new_attempt(directory)
         _write_about(attempt, directory, identity, settings.identity | settings.extent)
+        if check_nodes is not None:
+            check_nodes(attempt)
         arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
         arguments += ["--weights", str(weights_path)] if weights_path else []
         variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}

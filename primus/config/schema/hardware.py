@@ -55,7 +55,7 @@ class Hardware(Keys):
         ge=1,
     )
     device_memory_gib: float | None = key(
-        None, doc="Memory of one device; null: not checked.", gt=0
+        None, doc="Memory of one device; null: not checked.", option="train", gt=0
     )
     peak_tflops: PeakTflops = key(
         PeakTflops(), doc="Measured peak per device; null: measured on the spot.", option="train"

@@ -11,6 +11,7 @@ from primus.config.schema.keys import Name, key
 from primus.config.schema.latent_attention import LatentAttention
 from primus.config.schema.parallel import Parallel
 from primus.config.schema.precision import Precision
+from primus.config.schema.preflight import Preflight
 from primus.config.schema.training import Training
 from primus.config.schema.tuning import GemmTuning
 
@@ -36,4 +37,5 @@ class Settings(
         identity=("tune", "train"),
     )
     gemm_tuning: GemmTuning = key(GemmTuning(), doc="Offline GEMM tuning.")
+    preflight: Preflight = key(Preflight(), doc="Checks of the nodes before a training.")
     slurm: Slurm = key(Slurm(), doc="What jobs on a SLURM cluster ask for.")

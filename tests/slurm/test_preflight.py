@@ -1,0 +1,146 @@
+"""The checks of the nodes on the real SLURM: broken ones are named, and left out where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab, wait
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
+from trainer_run import REPOSITORY, Bench, Run
+
+from primus.artifacts.preflight import Preflight
+
+pytestmark = pytest.mark.slurm
+
+# All nodes share two cores with each other and with what else the machine does.
+TOLERANT: dict[str, Any] = {"seconds": 150.0, "gemm_fraction": 0.2, "bandwidth_fraction": 0.2}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("slurm-preflight"))
+
+
+def call(module: str, argument: str, directory: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", f"primus.slurm.{module}", argument],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def train(run: Run, **resources: Any) -> tuple[str, str]:
+    """How a job ends that trains the run, and what it says."""
+    properties = {
+        "rule": "train",
+        "wildcards": {"experiment": run.directory.name},
+        "output": [str(run.directory / "train.json")],
+        "threads": 1,
+        "resources": {"mem_mb": 4000, "runtime": 10, **resources},
+    }
+    script = run.bench.path / f"{run.directory.name}.sh"
+    environment = f"export PYTHONPATH={REPOSITORY} OMP_NUM_THREADS=1"
+    script.write_text(
+        f"#!/bin/sh\n# properties = {json.dumps(properties)}\n{environment}\n"
+        f"exec {shlex.join(run.command())}\n"
+    )
+    job = call("submit", str(script), run.bench.path)
+
+    def ended() -> bool:
+        return call("status", job, run.bench.path) != "running"
+
+    wait(ended, f"job {job} does not end", seconds=400)
+    logs = (run.bench.path / "output" / "logs" / "slurm").glob(f"*.{job}.log")
+    return call("status", job, run.bench.path), "\n".join(path.read_text() for path in logs)
+
+
+def checks(run: Run) -> list[Preflight]:
+    return [
+        Preflight.load(path) for path in sorted(run.directory.glob("attempts/*/preflight.json"))
+    ]
+
+
+@contextmanager
+def slow_link(node: int) -> Iterator[None]:
+    """What comes to the node comes at 24 Mbit/s."""
+    device = f"lab{node}"
+    options = ["rate", "24mbit", "burst", "64kb", "latency", "400ms"]
+    subprocess.run(["tc", "qdisc", "add", "dev", device, "root", "tbf", *options], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["tc", "qdisc", "del", "dev", device, "root"], check=True)
+
+
+@contextmanager
+def other_mounts(lab: Lab, mounts: dict[int, str]) -> Iterator[None]:
+    """Nodes on which a command has changed what is mounted."""
+    for node, command in mounts.items():
+        name = f"node{node}"
+        inner = f"hostname {name} && {command} && exec slurmd -N {name}"
+        lab.kill_node(node)
+        enter = ["nsenter", f"--net=/run/netns/{name}", "unshare", "--uts", "--mount"]
+        subprocess.run([*enter, "sh", "-c", inner], check=True)
+    lab.wait_ready()
+    try:
+        yield
+    finally:
+        for node in mounts:
+            lab.kill_node(node)
+            lab.start_node(node)
+
+
+def test_a_slow_node_is_named_and_the_job_trains_on_the_others(lab: Lab, bench: Bench) -> None:
+    keys = TOLERANT | {"exclude": True}
+    run = bench.run(
+        "slow-link", nodes=3, nproc_per_node=1, train_iters=10, global_batch_size=6, preflight=keys
+    )
+    with slow_link(2):
+        state, said = train(run, nodes=3)
+    assert state == "success", said
+    found = checks(run)
+    assert [(f.node, f.check) for f in found[-2].broken] == [("node2", "all-reduce between")]
+    assert found[-2].excluded == ["node2"]
+    assert "the job goes back to the queue and leaves out node2" in said
+    assert sorted(found[-1].hosts) == ["node1", "node3", "node4"]
+    assert found[-1].finished
+    assert not found[-1].broken
+
+
+def test_nodes_without_the_runs_directory_are_named_before_any_rank_starts(
+    lab: Lab, bench: Bench
+) -> None:
+    run = bench.run("disks", nodes=3, nproc_per_node=1, global_batch_size=6, preflight=TOLERANT)
+    run.directory.mkdir()
+    mounts = {
+        3: f"mount --bind {run.directory} {run.directory} && "
+        f"mount -o remount,bind,ro {run.directory}",
+        4: f"mount -t tmpfs tmpfs {run.directory}",
+    }
+    with other_mounts(lab, mounts):
+        state, said = train(run, nodes=3, exclude="node1")
+    assert state == "failed"
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1:3] for line in lines] == [
+        ["node3", "disk"],
+        ["node4", "shared directory"],
+    ]
+    assert "Read-only file system" in lines[0]
+    assert all("Fix: " in line for line in lines)
+    (found,) = checks(run)
+    assert (found.ranks, found.excluded) == ([], [])
