@@ -28,6 +28,7 @@ GRACE_SECONDS = 60.0
 _LINES = 15
 # Snakemake's own lines, which follow the last words of the stage in the log of its job.
 _SNAKEMAKE = re.compile(r"^(Error in (rule|group)|RuleException|WorkflowError|Shutting down, this)")
+_TIME = re.compile(r"\[.*\]")
 _TAIL_BYTES = 1 << 16
 
 
@@ -137,8 +138,8 @@ def _of_the_stage(lines: Sequence[str]) -> Sequence[str]:
     """Without what the Snakemake inside the job adds about a failure."""
     for number, line in enumerate(lines):
         if _SNAKEMAKE.match(line):
-            # A line with the time stands before.
-            return lines[: max(0, number - 1)]
+            end = number - 1 if number and _TIME.fullmatch(lines[number - 1]) else number
+            return lines[:end]
     return lines
 
 

@@ -109,6 +109,11 @@ def test_the_accounts_are_asked_for_what_the_controller_has_forgotten(fake: Fake
     assert queue.state_of("17") is None
 
 
+def test_a_traceback_is_shown_to_its_last_line() -> None:
+    lines = ["Traceback", "ImportError: x", "RuleException:", "CalledProcessError in file", "[now]"]
+    assert status._of_the_stage([*lines, "Error in rule train:"]) == lines[:2]
+
+
 @pytest.mark.parametrize(
     ("state", "name", "words"),
     [
