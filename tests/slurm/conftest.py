@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from job_calls import Submit, submitter
 from lab import Lab
 
 
@@ -19,3 +21,11 @@ def lab() -> Iterator[Lab]:
     yield here
     here.cancel_all()
     here.wait_ready()
+
+
+@pytest.fixture
+def submit(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submit:
+    """Submit a job of a working directory of its own."""
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    monkeypatch.chdir(tmp_path)
+    return submitter(tmp_path)

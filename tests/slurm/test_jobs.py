@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from job_calls import Submit, call, ends, fake, path_with, run, script, state, status
 from lab import Lab, wait
 
 pytestmark = pytest.mark.slurm
-
-Submit = Callable[..., str]
-
-
-def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"primus.slurm.{module}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
-def status(job: str) -> str:
-    done = call("status", job)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-@pytest.fixture
-def submit(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submit:
-    root = os.getcwd()
-    monkeypatch.setenv("PYTHONPATH", root)
-    monkeypatch.chdir(tmp_path)
-
-    def function(command: str, output: str = "out.json", **resources: Any) -> str:
-        properties = {
-            "rule": "train",
-            "wildcards": {"experiment": "llama3_8B_tiny"},
-            "output": [output],
-            "threads": 1,
-            "resources": {"mem_mb": 100, "runtime": 5, **resources},
-        }
-        script = tmp_path / "snakejob.sh"
-        script.write_text(f"#!/bin/sh\n# properties = {json.dumps(properties)}\n{command}\n")
-        done = call("submit", str(script))
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    return function
-
-
-def ends(job: str, word: str, seconds: float = 60.0) -> None:
-    wait(lambda: status(job) != "running", f"job {job} does not end", seconds=seconds)
-    assert status(job) == word
 
 
 def test_a_job_ends_well(submit: Submit, tmp_path: Path) -> None:
@@ -73,7 +26,7 @@ def test_a_job_that_fails_tells_its_last_lines(submit: Submit) -> None:
     ends(job, "failed")
     done = call("status", job)
     assert "the reason" in done.stderr
-    assert "FAILED" in done.stderr
+    assert f"job {job} (train.llama3_8B_tiny) failed: its command failed" in done.stderr
 
 
 def test_the_same_work_is_not_submitted_twice(submit: Submit) -> None:
@@ -136,3 +89,70 @@ def test_options_of_the_configuration_reach_sbatch_and_the_command_line_beats_th
     job = submit("sleep 60", sbatch="--partition=short --nice=7", slurm_partition="scavenge")
     assert run("squeue", "-h", "-j", job, "-o", "%P %y") == "scavenge 7"
     run("scancel", job)
+
+
+@pytest.mark.fault(
+    18,
+    injected="squeue, sacct and scontrol fail or answer nonsense while a job runs and after it",
+    observed="it counts as running until they answer; then it has ended well",
+)
+def test_a_queue_that_cannot_be_asked_ends_nothing(
+    submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = submit("sleep 1"), submit("exit 1", output="other.json")
+    with monkeypatch.context() as blocked:
+        blocked.setenv("PATH", path_with(tmp_path / "fakes"))
+        for answer in ("echo blocked >&2; exit 1", "echo all is well", "echo '|||||'"):
+            for name in ("squeue", "sacct", "scontrol"):
+                fake(tmp_path / "fakes", name, answer)
+            assert (status(good), status(bad)) == ("running", "running")
+        wait(lambda: len(list(tmp_path.glob(".snakemake/slurm/*.end"))) == 2, "they do not end")
+        assert (status(good), status(bad)) == ("running", "running")
+    ends(good, "success")
+    ends(bad, "failed")
+
+
+def test_a_controller_that_is_away_at_submission_is_waited_for(
+    lab: Lab, submit: Submit, tmp_path: Path
+) -> None:
+    lab.stop_controller()
+    path = script(tmp_path, "true", "out.json")
+    command = [sys.executable, "-m", "primus.slurm.submit", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
+        time.sleep(1)
+        assert waiting.poll() is None
+        lab.start_controller()
+        job, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0
+    ends(job.strip(), "success")
+    assert (
+        run("squeue", "-h", "-t", "all", "-o", "%i", "--name=train.llama3_8B_tiny")
+        .split()
+        .count(job.strip())
+        == 1
+    )
+
+
+def test_a_held_job_says_how_to_release_it(submit: Submit) -> None:
+    job = submit("sleep 300")
+    wait(lambda: state(job).startswith("RUNNING"), f"job {job} does not start")
+    run("scontrol", "requeuehold", job)
+    wait(lambda: status(job) != "running", f"job {job} is not held", seconds=60)
+    assert f"scontrol release {job}" in call("status", job).stderr
+
+
+def test_a_preempted_job_goes_on_when_there_is_room(lab: Lab, submit: Submit) -> None:
+    everything = {"nodes": lab.nodes, "mem_mb": 60000}
+    cheap = submit("sleep 2", slurm_partition="scavenge", **everything)
+    wait(lambda: state(cheap).startswith("RUNNING"), f"job {cheap} does not start")
+    urgent = submit("sleep 1", output="other.json", **everything)
+    ends(urgent, "success")
+    assert status(cheap) != "failed"
+    ends(cheap, "success", seconds=120)
+
+
+def test_the_accounting_is_not_needed(submit: Submit) -> None:
+    job = submit("true")
+    ends(job, "success")
+    asked = subprocess.run(["sacct", "-j", job], capture_output=True, text=True, check=False)
+    assert "accounting storage is disabled" in asked.stderr
