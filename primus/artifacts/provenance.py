@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Iterable
@@ -25,16 +26,21 @@ _LIBRARIES = (
     "transformer-engine",
     "transformers",
 )
-# Variables that change what a run computes or where it runs. Never a token: names, not patterns.
+# Variables that change what a run computes, how fast, or where: these, and all of some libraries.
 _VARIABLES = (
-    "CUDA_VISIBLE_DEVICES",
     "GLIBC_TUNABLES",
-    "HIP_VISIBLE_DEVICES",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
+    "LD_PRELOAD",
+    "PRIMUS_CONTAINER",
     "SLURM_JOB_ID",
     "SLURM_JOB_NODELIST",
 )
+_PREFIXES = (
+    *("NCCL_", "RCCL_", "MSCCLPP_", "GLOO_", "UCX_", "FI_", "TORCH_", "PYTORCH_", "NVTE_"),
+    *("CUDA_", "CUBLAS", "HIP_", "HSA_", "ROCR_", "GPU_", "HIPBLASLT_", "ROCBLAS_", "TENSILE_"),
+    *("OMP_", "MKL_", "OPENBLAS_"),
+)
+# Whatever else a name says, this is not written into a file.
+_SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY", re.IGNORECASE)
 
 
 def libraries() -> dict[str, str]:
@@ -87,7 +93,8 @@ def environment(
         variables: names to record besides the usual ones, such as those a hardware file sets.
     """
     commit, dirty = code_version()
-    names = sorted({*_VARIABLES, *variables})
+    named = {*_VARIABLES, *variables, *(name for name in os.environ if name.startswith(_PREFIXES))}
+    names = sorted(name for name in named if not _SECRET.search(name))
     return Environment(
         host=socket.gethostname(),
         platform=platform_name,

@@ -157,12 +157,28 @@ class TunedVerification(Manifest):
     use: TunedUse
 
 
+class Environment(_Row):
+    """Where a run was trained, as its first rank saw it."""
+
+    host: str
+    platform: str
+    device: str
+    devices: int
+    memory_gib: float
+    python: str
+    libraries: dict[str, str]
+    variables: dict[str, str]
+    code_commit: str
+    code_dirty: bool
+
+
 class AttemptResult(Manifest):
     """What rank 0 knows at the end of an attempt that reached `train_iters`.
 
     Attributes:
         seconds: of the attempt, from the start of the process.
         peak_tflops_per_device: measured or configured; null where nothing measured it.
+        environment: of the first rank; null in results of an older version.
     """
 
     kind: ClassVar[str] = "attempt-result"
@@ -177,6 +193,7 @@ class AttemptResult(Manifest):
     device: str
     platform: str
     tuned: TunedUse | None
+    environment: Environment | None = None
 
 
 class CheckpointManifest(Manifest):
@@ -208,21 +225,6 @@ class CheckpointManifest(Manifest):
     code_dirty: bool
     libraries: dict[str, str]
     files: dict[str, FileRecord]
-
-
-class Environment(_Row):
-    """Where a run was trained."""
-
-    host: str
-    platform: str
-    device: str
-    devices: int
-    memory_gib: float
-    python: str
-    libraries: dict[str, str]
-    variables: dict[str, str]
-    code_commit: str
-    code_dirty: bool
 
 
 class CheckpointSummary(_Row):

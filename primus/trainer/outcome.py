@@ -25,6 +25,7 @@ from primus.errors import (
     OutOfMemoryError,
     PreemptedError,
     TrainingError,
+    UnavailableError,
     UserError,
 )
 from primus.launch import node_directory
@@ -88,6 +89,11 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
         return
     if attempt is not None and attempt.mendable:
         raise UserError(attempt.reason)
+    if attempt is None and status == UserError.exit_code:
+        raise UnavailableError(
+            f"{directory}: the ranks of attempt {number} cannot be started; why is said above. "
+            "Fix: mend that, and run the same command again"
+        )
     failures = failures_of(path / "logs", settings.nodes)
     cause = _cause(attempt, failures, status, path / "logs")
     if attempt is not None and attempt.status == "running":
@@ -206,7 +212,8 @@ def train_manifest(
         weights_fingerprint=identity.weights_fingerprint,
         tuned=result.tuned,
         settings=settings.identity | settings.extent,
-        environment=environment(
+        environment=result.environment
+        or environment(
             platform_name=result.platform,
             device=result.device,
             devices=settings.nproc_per_node * settings.nodes,
