@@ -34,7 +34,6 @@ _SCRIPT = """\
 end={directory}/"$SLURM_JOB_ID".end
 export PRIMUS_SLURM_JOB="$SLURM_JOB_ID"
 export PRIMUS_SLURM_AGAIN={directory}/"$SLURM_JOB_ID".again
-{warning}
 # A job that is started again has not ended yet.
 rm -f "$end" "$PRIMUS_SLURM_AGAIN"
 sh {jobscript}
@@ -77,24 +76,19 @@ def _keep_script(job: Job, jobscript: Path) -> Path:
     stem = f"{job.key}.{job.inputs}"
     inner, outer = directory / f"{stem}.jobscript.sh", directory / f"{stem}.sh"
     with atomic_write(inner) as stream:
-        stream.write(_without_temporary(job, jobscript, directory))
+        stream.write(lasting_text(job, jobscript, directory))
     with atomic_write(outer) as stream:
         stream.write(
             _SCRIPT.format(
                 name=job.name,
                 directory=shlex.quote(str(directory)),
                 jobscript=shlex.quote(str(inner)),
-                warning=(
-                    f"export PRIMUS_SLURM_WARNING={job.warning_seconds}"
-                    if job.warning_seconds
-                    else "unset PRIMUS_SLURM_WARNING"
-                ),
             )
         )
     return outer
 
 
-def _without_temporary(job: Job, jobscript: Path, directory: Path) -> str:
+def lasting_text(job: Job, jobscript: Path, directory: Path) -> str:
     """The script's text, which waits for files that stay instead of Snakemake's temporary ones.
 
     A job that starts after Snakemake was left with Ctrl-C would wait for them in vain.
