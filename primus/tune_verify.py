@@ -17,13 +17,12 @@ from typing import Any
 
 from primus.artifacts.run import TunedUse, TunedVerification
 from primus.config.frozen import StageSettings
-from primus.config.layout import copy_over_nodes, model_parallel_ranks
+from primus.config.layout import nodes_of_copy
 from primus.container.spec import Container
 from primus.errors import (
     ArtifactError,
     PrimusError,
     TrainingError,
-    UnavailableError,
     UserError,
 )
 from primus.files import read_json, sha256_file
@@ -31,7 +30,6 @@ from primus.gemm.activate import activated
 from primus.gemm.applied import (
     VERIFIED,
     merged,
-    unknown,
     verification_file,
     verification_of,
 )
@@ -146,35 +144,25 @@ def _threads(result: TunedResult) -> int:
 def verify_once(settings: StageSettings, tuned: Path, variables: Mapping[str, str]) -> None:
     """Keep beside tuned.jsonl what the library does with it, where nothing counts in a run.
 
-    Once per result and stack. A run does not end here when kernels are not applied: it says so,
-    and `gemm_tuning.require` decides after the first iteration.
+    Once per result and stack, on as many nodes of this job as a copy of the model takes. A run does
+    not end here when kernels are not applied: it says so, and `gemm_tuning.require` decides after
+    the first iteration.
 
     Raises:
-        UnavailableError: a copy of the model needs more than this node, and `require` is set.
+        TrainingError: the ranks failed.
     """
     result = TunedResult.load(tuned)
     if result.header.backend not in VERIFIED:
         return
     try:
-        if verification_of(tuned).stack == result.header.stack:
+        known = verification_of(tuned)
+        if known.iterations and known.stack == result.header.stack:
             return
     except ArtifactError:
         print("verifying the tuned GEMMs by a dump of a few steps", flush=True)
-    ranks, here = model_parallel_ranks(settings), settings.nproc_per_node
-    fits = copy_over_nodes(settings, settings.nodes)
-    why = (
-        f"not verified: a copy of the model takes {ranks} ranks, and these nodes have "
-        f"{settings.nodes} x {here}"
-    )
-    if fits is None and settings.gemm_tuning.require:
-        raise UnavailableError(
-            f"{tuned}: {why}. Fix: set gemm_tuning.require to false to train without that proof"
-        )
     TunedVerification(
         tuned_sha256=sha256_file(tuned),
         stack=result.header.stack,
-        iterations=ITERATIONS if fits else 0,
-        use=watched_use(settings, result, variables, nodes=fits[0])
-        if fits
-        else unknown(result, why),
+        iterations=ITERATIONS,
+        use=watched_use(settings, result, variables, nodes=nodes_of_copy(settings)),
     ).save(verification_file(tuned))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from primus.config.frozen import StageSettings
 from primus.errors import UnavailableError, run_main
+
+_LOG_FILE = "HIPBLASLT_LOG_FILE"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +25,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuned", type=Path, help="apply this tuned result")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
+    _name_log()
     _run(StageSettings.load(args.settings, args.stage), args)
+
+
+def _name_log() -> None:
+    """Put the host's name for %h, before a library reads it: ranks of two nodes log apart."""
+    name = os.environ.get(_LOG_FILE)
+    if name is not None:
+        os.environ[_LOG_FILE] = name.replace("%h", socket.gethostname())
 
 
 def _run(settings: StageSettings, args: argparse.Namespace) -> None:
@@ -47,7 +58,8 @@ def _run(settings: StageSettings, args: argparse.Namespace) -> None:
         recorded = record_in_groups(settings, device, iterations=args.iterations, gemm=gemm)
         told = [None] * distributed.get_world_size()
         use = applied.use() if applied is not None else None
-        counts = os.getpid() if parallel.sees_all_gemms() else None
+        here = (socket.gethostname(), os.getpid())
+        counts = here if parallel.sees_all_gemms() else None
         distributed.all_gather_object(told, (counts, use))
         if recorded is not None:
             _write(args, recorded, told)

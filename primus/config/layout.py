@@ -80,6 +80,13 @@ def model_parallel_ranks(s: Any) -> int:
     return int(s.pipeline_model_parallel_size * least_ranks_per_stage(s))
 
 
+def nodes_of_copy(s: Any) -> int:
+    """The fewest nodes that share the ranks of one copy of the model evenly."""
+    ranks = model_parallel_ranks(s)
+    even = (n for n in range(1, ranks + 1) if ranks % n == 0 and ranks // n <= s.nproc_per_node)
+    return next(even)
+
+
 def layers_per_stage(s: Any) -> tuple[int, ...]:
     """Layers of each pipeline stage, those of multi-token prediction not among them.
 

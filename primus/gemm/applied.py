@@ -176,15 +176,6 @@ def merged(uses: Sequence[TunedUse]) -> TunedUse:
     return tally.use().model_copy(update=sums | counted)
 
 
-def unknown(result: TunedResult, why: str) -> TunedUse:
-    """What became of a result of which nothing can be told: every problem, and why."""
-    problems = [
-        {"problem": row.text, "calls": 0, "use": "unused", "candidate": row.candidate, "why": why}
-        for row in result.rows
-    ]
-    return _nothing().model_copy(update={"problems": problems})
-
-
 def verification_file(tuned: Path) -> Path:
     """Where the verification of a tuned.jsonl is kept: beside it."""
     return tuned.with_suffix(".verified.json")

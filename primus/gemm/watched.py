@@ -15,7 +15,7 @@ class WatchedSteps(Manifest):
     """Training steps of one micro-batch each, as the ranks saw them.
 
     Attributes:
-        processes: of the ranks whose GEMMs count, one per pipeline stage.
+        processes: host and number of those of the ranks whose GEMMs count, one per pipeline stage.
         calls: problem, phase and calls per micro-batch.
         varying: problems of experts and their size that varies.
         use: what became of the tuned kernels, over all ranks; null where none were given.
@@ -24,14 +24,19 @@ class WatchedSteps(Manifest):
     kind: ClassVar[str] = "watched-steps"
 
     iterations: int
-    processes: list[int]
+    processes: list[tuple[str, int]]
     calls: list[tuple[dict[str, Any], str, int]]
     varying: list[tuple[dict[str, Any], str]]
     use: TunedUse | None
 
     @classmethod
     def of(
-        cls, recorded: Recorded, *, iterations: int, processes: list[int], use: TunedUse | None
+        cls,
+        recorded: Recorded,
+        *,
+        iterations: int,
+        processes: list[tuple[str, int]],
+        use: TunedUse | None,
     ) -> WatchedSteps:
         """From what was recorded."""
         return cls(

@@ -538,21 +538,6 @@ COMBINATIONS = [
         id="container-mounts",
     ),
     pytest.param(
-        {
-            "platform": "rocm",
-            "gemm_backend": "hipblaslt",
-            "tensor_model_parallel_size": 2,
-            "nproc_per_node": 1,
-            "nodes": 2,
-        },
-        [
-            "configs/x.yaml:21: gemm_tuning.require: cannot be shown: hipBLASLt logs what it used, "
-            "the log is taken on one node, and a copy of the model takes 2 ranks, not 1. "
-            "Fix: write false: the run then says 'not verified'"
-        ],
-        id="proof over several nodes",
-    ),
-    pytest.param(
         {"slurm": {"extra": "--nice=3 --time=5"}},
         ['--config: slurm.extra = "--nice=3 --time=5": holds --time=5. Fix: say it by slurm.time'],
         id="an option for sbatch that is said elsewhere",

@@ -49,7 +49,8 @@ def log(recorder: GemmRecorder, path: Path, iterations: int) -> None:
 if __name__ == "__main__":
     assert os.environ["HIPBLASLT_LOG_MASK"] == "32"
     assert "HIPBLASLT_LOG_LEVEL" not in os.environ
-    name = os.environ["HIPBLASLT_LOG_FILE"].replace("%i", str(os.getpid()))
     with GemmRecorder() as fake:
         main()
+    # The library reads it when torch loads it, by which time the rank has put its host in.
+    name = os.environ["HIPBLASLT_LOG_FILE"].replace("%i", str(os.getpid()))
     log(fake, Path(name), iterations=2)

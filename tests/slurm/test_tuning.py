@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from lab import Lab, wait
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 from project import EXPERIMENT, REPOSITORY, Project
 from replayed_stage import PROBLEMS, ReplayedStage
+from trainer_run import settings_of
 
 from primus.artifacts.gemm import load_tuned
 from primus.gemm.hipblaslt.results_file import load_results
@@ -33,7 +35,7 @@ class Job:
 
     def __init__(self, command: Sequence[str], log: Path, **environment: str) -> None:
         self.log = log
-        environment = os.environ | environment | {"PYTHONPATH": str(REPOSITORY)}
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
         options = ("--parsable", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2")
         done = subprocess.run(
             [
@@ -121,21 +123,19 @@ def test_a_measuring_process_that_is_killed_costs_no_problem(
     assert stage.output.read_bytes() == one_node
 
 
-@pytest.mark.parametrize("which", ["first", "other"])
 def test_a_node_that_is_lost_costs_only_what_it_was_busy_with(
-    lab: Lab, stage: ReplayedStage, one_node: bytes, which: str
+    lab: Lab, stage: ReplayedStage, one_node: bytes
 ) -> None:
     job = Job(stage.command(), stage.path / "job.log")
     wait_for(stage, 3, job)
-    first = int(job.field("BatchHost").removeprefix("node"))
-    node = first if which == "first" else first + 1
+    other = int(job.field("BatchHost").removeprefix("node")) + 1
     before = stage.timed()
-    lab.kill_node(node)
+    lab.kill_node(other)
     try:
-        # The same job goes on with what is left, or SLURM starts it again on other nodes.
+        # The job goes on with the first node, until SLURM starts it again with two others.
         job.end()
     finally:
-        lab.start_node(node)
+        lab.start_node(other)
     after = stage.timed()
     assert {name: after[name] for name in before} == before
     assert stage.output.read_bytes() == one_node
@@ -143,6 +143,7 @@ def test_a_node_that_is_lost_costs_only_what_it_was_busy_with(
 
 AMD = {"platform": "rocm", "gemm_backend": "hipblaslt"}
 SIZES = (128, 256, 384, 512)
+RESULTS = "gemm_tune/tune_hipblas_gemm_results.txt"
 
 
 def amd_stage(path: Path, nodes: int) -> ReplayedStage:
@@ -151,19 +152,56 @@ def amd_stage(path: Path, nodes: int) -> ReplayedStage:
     return ReplayedStage(path, problems=problems, changes=AMD, nodes=nodes)
 
 
-def test_the_gpus_of_all_nodes_find_what_those_of_one_do(lab: Lab, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Amd:
+    """A node with stand-ins for AMD's programs, and what its GPUs have found."""
+
+    variables: dict[str, str]
+    one: ReplayedStage
+
+
+@pytest.fixture(scope="module")
+def amd(tmp_path_factory: pytest.TempPathFactory) -> Amd:
+    path = tmp_path_factory.mktemp("amd")
+    found = Amd(install(path / "rocm", solutions(s11=10.0, s12=8.0)), amd_stage(path / "one", 1))
+    environment = os.environ | found.variables
+    command = found.one.command()
+    subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY, env=environment)
+    return found
+
+
+def test_the_gpus_of_all_nodes_find_what_those_of_one_do(
+    lab: Lab, tmp_path: Path, amd: Amd
+) -> None:
     variables = install(tmp_path / "rocm", solutions(s11=10.0, s12=8.0))
-    one, two = amd_stage(tmp_path / "one", 1), amd_stage(tmp_path / "two", 2)
-    for stage in (one, two):
-        Job(stage.command(), stage.path / "job.log", **variables).end()
+    two = amd_stage(tmp_path / "two", 2)
+    Job(two.command(), two.path / "job.log", **variables).end()
     found = hosts(two.store)
     assert (set(found), found.total()) == ({"node1", "node2"}, len(SIZES))
-    assert two.output.read_bytes() == one.output.read_bytes()
-    written = "gemm_tune/tune_hipblas_gemm_results.txt"
-    assert (two.path / written).read_bytes() == (one.path / written).read_bytes()
-    assert len(load_results(two.path / written).entries) == len(SIZES)
-    gpus = Counter(call["env"]["HIP_VISIBLE_DEVICES"] for call in calls(tmp_path / "rocm"))
-    assert set(gpus) == {"0", "1"}
+    assert two.output.read_bytes() == amd.one.output.read_bytes()
+    assert (two.path / RESULTS).read_bytes() == (amd.one.path / RESULTS).read_bytes()
+    assert len(load_results(two.path / RESULTS).entries) == len(SIZES)
+    gpus = {call["env"]["HIP_VISIBLE_DEVICES"] for call in calls(tmp_path / "rocm")}
+    assert gpus == {"0", "1"}
+
+
+def test_the_use_of_kernels_is_read_from_the_logs_of_all_nodes(
+    lab: Lab, tmp_path: Path, amd: Amd
+) -> None:
+    settings = tmp_path / "train.json"
+    settings_of("train", pipeline_model_parallel_size=2, nproc_per_node=2).save(settings)
+    script = str(Path(__file__).with_name("watched_use.py"))
+    places = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "pipeline")])
+    found = []
+    for nodes in (1, 2):
+        output = tmp_path / f"use{nodes}.json"
+        arguments = (settings, amd.one.output, amd.one.path / RESULTS, nodes, output)
+        command = [sys.executable, script, *map(str, arguments)]
+        Job(command, tmp_path / f"{nodes}.log", PYTHONPATH=places).end()
+        found.append(json.loads(output.read_text()))
+    assert found[0] == found[1]
+    assert found[0]["misses"] > 0
+    assert not list(amd.one.path.glob("verify-*"))
 
 
 def test_nodes_of_two_kinds_are_refused(lab: Lab, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from primus import tune_verify
 from primus.artifacts.gemm import TunedRow, load_tuned, save_lines
 from primus.artifacts.run import TunedUse, TunedVerification
 from primus.config.frozen import StageSettings
-from primus.errors import ArtifactError, StackMismatchError, UnavailableError, UserError
+from primus.errors import ArtifactError, StackMismatchError, UserError
 from primus.files import sha256_file
 from primus.gemm.activate import activated
 from primus.gemm.applied import (
@@ -250,32 +250,18 @@ def settings_of_layout(**changes: Any) -> StageSettings:
     return StageSettings.of("train", values | changes)
 
 
-def test_a_model_of_many_nodes_is_trained_without_proof_only_on_request(tmp_path: Path) -> None:
-    path = tmp_path / "tuned.jsonl"
-    tuned(path, {ONE: "solution_1"})
-    header, rows = load_tuned(path)
-    save_lines(path, header.model_copy(update={"backend": "hipblaslt"}), rows)
-    layout = {"pipeline_model_parallel_size": 2, "nproc_per_node": 8}
-    with pytest.raises(UnavailableError, match=r"takes 16 ranks, a node has 8.*require to false"):
-        tune_verify.verify_once(settings_of_layout(**layout), path, {})
-    allowed = settings_of_layout(**layout, gemm_tuning={"require": False})
-    tune_verify.verify_once(allowed, path, {})
-    (told,) = open_applied(path, threads=1, rank=0)[1].use().problems
-    assert (told["use"], told["why"][:12]) == ("unused", "not verified")
-
-
 def test_a_verification_is_run_once_per_result_and_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tuned.jsonl"
-    runs: list[dict[str, str]] = []
+    runs: list[tuple[dict[str, str], int]] = []
 
-    def watched(settings: object, result: object, variables: dict[str, str]) -> TunedUse:
-        runs.append(variables)
+    def watched(_: object, __: object, variables: dict[str, str], *, nodes: int) -> TunedUse:
+        runs.append((variables, nodes))
         return use(row(ONE, 2, "hit", "solution_1"), counted="verification")
 
     monkeypatch.setattr(tune_verify, "watched_use", watched)
-    settings = settings_of_layout(nproc_per_node=8)
+    settings = settings_of_layout(pipeline_model_parallel_size=2, nproc_per_node=8)
 
     def verify(backend: str, **changes: Any) -> int:
         tuned(path, {ONE: "solution_1"})
@@ -288,7 +274,7 @@ def test_a_verification_is_run_once_per_result_and_stack(
     assert verify("hipblaslt") == 1
     assert verify("hipblaslt") == 1
     assert verify("hipblaslt", failed=3) == 2
-    assert runs[0] == {"A": "1"}
+    assert runs[0] == ({"A": "1"}, 2), "two nodes hold a copy of 16 ranks"
     assert open_applied(path, threads=1, rank=0)[1].use().hits == 2
 
 

@@ -59,7 +59,7 @@ def test_a_dumped_problem_is_the_one_that_a_trace_finds(tmp_path: Path) -> None:
 def test_a_dump_unsets_what_would_silence_or_steer_it(tmp_path: Path) -> None:
     variables = environment(tmp_path)
     assert variables["HIPBLASLT_LOG_MASK"] == "32"
-    assert variables["HIPBLASLT_LOG_FILE"] == str(tmp_path / "hipblaslt_%i.log")
+    assert variables["HIPBLASLT_LOG_FILE"] == str(tmp_path / "hipblaslt_%h_%i.log")
     unset = {name for name, value in variables.items() if value is None}
     assert {"HIPBLASLT_LOG_LEVEL", "HIPBLASLT_TUNING_OVERRIDE_FILE"} <= unset
     under = environment(tmp_path, tmp_path / "results.txt")

@@ -70,17 +70,19 @@ def test_both_libraries_dump_by_environment(tmp_path: Path) -> None:
 
 
 def test_logs_of_other_processes_are_put_away(tmp_path: Path) -> None:
-    for name in ("hipblaslt_12.log", "hipblaslt_123.log", "cublaslt-node1-7.calls", "steps.json"):
+    ours = {"hipblaslt_node1_12.log", "hipblaslt_node2_7.log", "cublaslt-7.calls", "steps.json"}
+    others = {f"hipblaslt_{name}.log" for name in ("node1_7", "node2_12", "node1_123", "%h_12")}
+    for name in ours | others:
         (tmp_path / name).write_text("")
-    keep_logs_of(tmp_path, [12, 7])
-    kept = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert kept == {"hipblaslt_12.log", "cublaslt-node1-7.calls", "steps.json"}
+    keep_logs_of(tmp_path, [("node1", 12), ("node2", 7)])
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == ours
+    assert {path.name for path in (tmp_path / "others").iterdir()} == others
 
 
 def test_what_ranks_tell_survives_its_file(tmp_path: Path) -> None:
     recorded = Recorded(
         Counter({(LARGE, "forward"): 2, (SMALL, "backward"): 3}), varying={SMALL: "k"}
     )
-    told = WatchedSteps.of(recorded, iterations=2, processes=[1], use=None)
+    told = WatchedSteps.of(recorded, iterations=2, processes=[("node1", 1)], use=None)
     told.save(tmp_path / "steps.json")
     assert WatchedSteps.load(tmp_path / "steps.json").recorded == recorded

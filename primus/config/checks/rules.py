@@ -57,7 +57,6 @@ REST: tuple[Check, ...] = (
     data.paths,
     schedule.overlap,
     machine.tuning,
-    machine.proof,
     machine.container,
     machine.cluster,
 )

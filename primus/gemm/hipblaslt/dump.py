@@ -24,8 +24,9 @@ def environment(directory: Path, override: Path | None = None) -> dict[str, str 
     """
     return {
         "HIPBLASLT_LOG_MASK": _MASK_OF_BENCH_LINES,
-        # The library puts the process's number for %i: without it ranks write over each other.
-        "HIPBLASLT_LOG_FILE": str(directory / "hipblaslt_%i.log"),
+        # The library puts the process's number for %i, a rank its host's name for %h before that:
+        # without these, ranks write over each other.
+        "HIPBLASLT_LOG_FILE": str(directory / "hipblaslt_%h_%i.log"),
         "HIPBLASLT_LOG_LEVEL": None,
         "HIPBLASLT_TUNING_FILE": None,
         "HIPBLASLT_TUNING_MODE": None,
