@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,6 @@ _PR_SET_PDEATHSIG = 1
 # whose presence asks for the same job once more; in it stand the nodes to leave out then.
 JOB = "PRIMUS_SLURM_JOB"
 AGAIN = "PRIMUS_SLURM_AGAIN"
-# Seconds before the job's end at which its ranks are told to save and stop.
-WARNING = "PRIMUS_SLURM_WARNING"
 # For what was told to end: first by itself, then by force.
 _END_SECONDS = 10.0
 
@@ -44,6 +43,8 @@ class Ranks:
         environment: set for every rank, on top of this process's own; None: must be unset.
         log_directory: each rank's output is kept there; rank 0's is also shown.
         container: in which they run; None: on the host.
+        warn_before: seconds before the end of the SLURM job at which they are told to save and
+            stop, as of now: it may grow while they run; None: they are not told.
     """
 
     module: str
@@ -53,6 +54,7 @@ class Ranks:
     environment: Mapping[str, str | None]
     log_directory: Path
     container: Container | None = None
+    warn_before: Callable[[], float] | None = None
 
     @property
     def is_step(self) -> bool:
@@ -200,8 +202,8 @@ def run_ranks(ranks: Ranks, *, limit: float | None = None) -> int:
     forwarded = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     previous = {number: signal.signal(number, forward) for number in forwarded}
     ended = threading.Event()
-    if WARNING in environment:
-        arguments = (process, int(environment[WARNING]), ended)
+    if ranks.warn_before is not None and JOB in os.environ:
+        arguments = (process, ranks.warn_before, ended)
         threading.Thread(target=_warn_in_time, args=arguments, daemon=True).start()
     try:
         return process.wait(timeout=limit)
@@ -228,13 +230,27 @@ def end_hard(process: subprocess.Popen[Any]) -> int:
     return process.wait()
 
 
-def _warn_in_time(process: subprocess.Popen[bytes], seconds: int, ended: threading.Event) -> None:
-    """Send SIGUSR1, which srun hands on to the ranks, `seconds` before the job's time is over.
+def _warn_in_time(
+    process: subprocess.Popen[bytes], before: Callable[[], float], ended: threading.Event
+) -> None:
+    """Send SIGUSR1, which srun hands on to the ranks, in time before the job's is over.
 
-    SLURM's own --signal comes once, up to a minute early, and is lost when no step runs yet.
+    SLURM's own --signal comes once, up to a minute early, and is lost when no step runs yet; and
+    it does not know how long a save takes. At least half of the job's time is for training.
     """
+    most = math.inf
     while True:
-        left = _seconds_left()
+        left, wanted = _seconds_left(), before()
+        if left is not None and most == math.inf:
+            most = left / 2
+            if wanted > most:
+                print(
+                    f"warning: this job has {left:.0f} s left; {wanted:.0f} s are wanted for "
+                    f"saving (slurm.warning_seconds, and what saves took). Ranks are told "
+                    f"{most:.0f} s before its end. Fix: raise slurm.time",
+                    flush=True,
+                )
+        seconds = min(wanted, most)
         if left is not None and left <= seconds:
             process.send_signal(signal.SIGUSR1)
             return

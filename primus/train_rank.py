@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from primus.artifacts.provenance import environment
 from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import PrimusError, UnavailableError, UserError, run_main
@@ -117,12 +116,18 @@ class _AttemptRecord:
         self._directory = args.run_directory / "attempts" / f"{args.attempt:03d}"
         self._number, self._started, self._variables = args.attempt, started, args.variables
         self.first = self.last = 0
+        self.longest_save = 0.0
         self.resumed_from: str | None = None
 
     def begin(self, iteration: int, resumed_from: str | None) -> None:
         """The attempt starts at `iteration`."""
         self.first = self.last = iteration
         self.resumed_from = resumed_from
+        self._write("running", "", None)
+
+    def saved(self, iteration: int, longest_seconds: float) -> None:
+        """A checkpoint is there; what is noted now is known also after a kill."""
+        self.last, self.longest_save = iteration, longest_seconds
         self._write("running", "", None)
 
     def end(self, status: Status, reason: str, *, mendable: bool = False) -> None:
@@ -155,6 +160,7 @@ class _AttemptRecord:
             pid=os.getpid(),
             world_size=distributed.get_world_size(),
             job=os.environ.get("SLURM_JOB_ID"),
+            longest_save_seconds=self.longest_save,
         ).save(self._directory / "attempt.json")
 
 
@@ -181,7 +187,7 @@ def _attempt(
         tuned, applied = open_applied(args.tuned, threads=threads, rank=rank)
     stop = partial(_stop_requested, held)
     run, state = train_setup.prepare(settings, args, device, tuned, applied, stop)
-    run = replace(run, report=reporter.say)
+    run = replace(run, report=reporter.say, saved=record.saved)
     run = replace(run, may_write=held.check) if held is not None else run
     reporter.say("load")
     resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)

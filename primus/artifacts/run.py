@@ -98,6 +98,7 @@ class Attempt(Manifest):
         mendable: it failed by a mistake that the user can mend; the reason says how.
         variables: set for the ranks so that the tuned kernels are used.
         job: number of the SLURM job; null outside of one.
+        longest_save_seconds: of the checkpoints that it saved.
     """
 
     kind: ClassVar[str] = "attempt"
@@ -116,6 +117,7 @@ class Attempt(Manifest):
     pid: int
     world_size: int
     job: str | None = None
+    longest_save_seconds: float = 0.0
 
 
 class TunedUse(_Row):

@@ -98,9 +98,6 @@ def _options(settings: Settings, stage: Stage) -> list[str]:
         "reservation": slurm.reservation,
         "exclude": slurm.exclude,
     }
-    if stage == "train" and slurm.warning_seconds:
-        # Only steps are told, not the batch shell, which it would kill.
-        values["signal"] = f"USR1@{slurm.warning_seconds}"
     options = [f"--{name}={value}" for name, value in values.items() if value]
     return options + shlex.split(slurm.extra)
 

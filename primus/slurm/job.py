@@ -97,12 +97,6 @@ class Job:
         )
 
     @property
-    def warning_seconds(self) -> int | None:
-        """How long before its end the job's ranks are told to save; None: not at all."""
-        found = re.search(r"--signal=USR1@(\d+)", str(self.resources.get("sbatch") or ""))
-        return int(found[1]) if found else None
-
-    @property
     def comment(self) -> str:
         """By which a job that is queued or runs is found again."""
         return f"{PREFIX}{self.key}:{self.inputs}"

@@ -53,6 +53,8 @@ class Saver:
             self._group = distributed.new_group(backend="gloo", timeout=async_timeout)
         self._flight: threading.Thread | None = None
         self._error: BaseException | None = None
+        # Of the first rank, until its checkpoint was published.
+        self.longest_seconds = 0.0
 
     def save(self, state: TrainingState) -> float:
         """Save `state`; collective over all ranks.
@@ -116,6 +118,7 @@ class Saver:
         if distributed.get_rank() != 0:
             return
         seconds = time.monotonic() - started
+        self.longest_seconds = max(self.longest_seconds, seconds)
         held = "" if held_up is None else f"; training waited for {held_up:.1f} s of it"
         iteration = taken.progress["iteration"]
         print(f"iteration {iteration:>8} | saved {path} in {seconds:.1f} s{held}", flush=True)

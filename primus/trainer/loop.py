@@ -53,6 +53,7 @@ class Run:
             taken over by another process.
         report: called with what the loop goes on to do, and the last iteration that is finished;
             a rank whose reports stop is taken for hung.
+        saved: called with the iteration of a save, and with the seconds of the longest one.
     """
 
     settings: StageSettings
@@ -68,6 +69,7 @@ class Run:
     after_first_iteration: Callable[[], None]
     may_write: Callable[[], None] = lambda: None
     report: Callable[[str, int], None] = lambda *_: None
+    saved: Callable[[int, float], None] = lambda *_: None
 
     @property
     def checkpoints(self) -> Path:
@@ -316,3 +318,4 @@ class Loop:
     def _save(self) -> None:
         self.run.report("save", self.state.iteration)
         self._window.started += self._saver.save(self.state)
+        self.run.saved(self.state.iteration, self._saver.longest_seconds)

@@ -32,6 +32,7 @@ from primus.launch import node_directory
 from primus.ranks.ends import last_lines, signal_name, telling
 from primus.trainer import checkpoint_directory, run_directory
 from primus.trainer.memory import advice
+from primus.trainer.restarts import close_earlier
 
 _ROW: TypeAdapter[MetricsRow | ValidationRow] = TypeAdapter(MetricsRow | ValidationRow)
 
@@ -85,6 +86,9 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
     number = max(int(path.name) for path in (directory / "attempts").iterdir())
     attempt = last[0] if last and last[0].number == number else None
     path = directory / "attempts" / f"{number:03d}"
+    if attempt is not None and not attempt.mendable:
+        # It held the lease, so nobody else writes to the run.
+        close_earlier(directory, attempt)
     if attempt is not None and attempt.status == "completed" and finished(directory, settings):
         return
     if attempt is not None and attempt.mendable:

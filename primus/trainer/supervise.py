@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from primus.ranks.progress import HANG, STACKS, START
 from primus.trainer import run_directory
 from primus.trainer.lease import check_free
 from primus.trainer.outcome import finished, port_was_taken, require_completed, train_manifest
+from primus.trainer.restarts import refuse_endless
 
 # Between the choice of a port and its use somebody else may take it.
 _PORTS = 3
@@ -73,6 +75,7 @@ def train(
     )
     run_directory.claim(directory, identity)
     if not finished(directory, settings):
+        refuse_endless(directory)
         attempt = run_directory.new_attempt(directory)
         _write_about(attempt, directory, identity, settings.identity | settings.extent)
         if check_nodes is not None:
@@ -164,4 +167,13 @@ def _ranks(
         | variables,
         log_directory=attempt / "logs",
         container=container,
+        warn_before=partial(_warning, settings, attempt.parent.parent)
+        if settings.slurm.warning_seconds
+        else None,
     )
+
+
+def _warning(settings: StageSettings, directory: Path) -> float:
+    """Seconds that the ranks need to finish an iteration and to save, by what saves took so far."""
+    saves = [attempt.longest_save_seconds for attempt in run_directory.attempts(directory)]
+    return float(settings.slurm.warning_seconds + 1.5 * max(saves, default=0.0))

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from primus import launch
 from primus.errors import UnavailableError
 from primus.launch import (
     Ranks,
@@ -178,6 +179,49 @@ def test_the_settings_of_malloc_are_ones_that_the_c_library_takes() -> None:
 )
 def test_the_time_that_a_job_has_left(text: str, seconds: float | None) -> None:
     assert time_left(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("left", "wanted", "told", "warned"),
+    [
+        ([1000.0, 500.0, 299.0], 300.0, 3, False),
+        # Half of a short job is for training, whatever is wanted.
+        ([100.0, 60.0, 49.0], 300.0, 3, True),
+        ([None, 1000.0, 100.0], 300.0, 3, False),
+    ],
+)
+def test_ranks_are_told_before_the_jobs_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    left: list[float | None],
+    wanted: float,
+    told: int,
+    warned: bool,
+) -> None:
+    asked = iter(left)
+    answers = []
+
+    def seconds_left() -> float | None:
+        answers.append(next(asked))
+        return answers[-1]
+
+    class Told:
+        sent: tuple[int, ...] = ()
+
+        def send_signal(self, number: int) -> None:
+            self.sent += (number,)
+
+    class Never:
+        def wait(self, seconds: float) -> bool:
+            assert 1 <= seconds <= 60
+            return False
+
+    monkeypatch.setattr(launch, "_seconds_left", seconds_left)
+    process = Told()
+    launch._warn_in_time(process, lambda: wanted, Never())  # type: ignore[arg-type]
+    assert process.sent == (signal.SIGUSR1,)
+    assert len(answers) == told
+    assert ("Fix: raise slurm.time" in capsys.readouterr().out) == warned
 
 
 def test_several_nodes_are_one_step_of_the_job(

@@ -46,8 +46,6 @@ def test_a_job_says_what_it_needs(tmp_path: Path) -> None:
     assert {"--nodes=2", "--gres=gpu:8", "--mem=0", "--time=60", "--account=us"} <= set(options)
     assert options.index("--partition=debug") > options.index("--account=us")
     assert {"--job-name=train.mine", "--cpus-per-task=4", "--output=logs/x.%j.log"} <= set(options)
-    assert job.warning_seconds == 300
-    assert Job.read(script(tmp_path)).warning_seconds is None
 
 
 def test_what_is_not_asked_for_is_left_out(tmp_path: Path) -> None:

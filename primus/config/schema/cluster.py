@@ -29,6 +29,10 @@ class Slurm(Keys):
     )
     cpu_mem_mib: int = key(16000, doc="Memory of stages without ranks, in MiB.", ge=1)
     warning_seconds: int = key(
-        300, doc="How long before its time is over training is told to save and stop.", ge=0
+        300,
+        doc="How long before its time is over training is told to save and stop, besides what its "
+        "longest save took.",
+        option="train",
+        ge=0,
     )
     extra: str = key("", doc="Further options for sbatch, as on its command line.")
