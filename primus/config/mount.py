@@ -13,11 +13,16 @@ FORBIDDEN = frozenset(':,"\n\r\0')
 
 @dataclass(frozen=True, order=True)
 class Mount:
-    """A file or directory of the host, and where the container sees it."""
+    """A file or directory of the host, and where the container sees it.
+
+    Attributes:
+        required: a node on which it is missing is a mistake; otherwise it is left out there.
+    """
 
     source: str
     target: str
     readonly: bool = False
+    required: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Self:

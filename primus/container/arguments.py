@@ -82,7 +82,7 @@ def device_groups() -> list[int]:
 
     By number: their names need not exist in the image.
     """
-    nodes = [Path("/dev/kfd"), *Path("/dev/dri").glob("renderD*"), *Path("/dev/dri").glob("card*")]
+    nodes = [Path("/dev/kfd"), *Path("/dev/dri").glob("render*"), *Path("/dev/dri").glob("card*")]
     return sorted({path.stat().st_gid for path in nodes if path.exists()} - {0})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from primus.errors import UnavailableError
 
 
 def mounts_of(
-    values: Mapping[str, Any], extra: Iterable[str], paths: Iterable[Path]
+    values: Mapping[str, Any], extra: Iterable[str], paths: Sequence[Path]
 ) -> list[Mount]:
     """Everything that a stage with these settings needs of the host.
 
@@ -35,9 +35,12 @@ def mounts_of(
         *((Path(home),) if home else ()),
         *(here / text for text in _texts(values) if "/" in text),
         *paths,
+        # A model in the Hugging Face cache is a directory of links.
+        *(entry for path in paths if path.is_dir() for entry in path.iterdir()),
     ]
     found = {_directory(version) for path in wanted for version in _versions(path)}
-    same = [Mount(str(path), str(path)) for path in sorted(found) if not _covered(path, found)]
+    outermost = [str(path) for path in sorted(found) if not _covered(path, found)]
+    same = [Mount(path, path, required=False) for path in outermost]
     for mount in same:
         if FORBIDDEN & set(mount.source):
             raise UnavailableError(

@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -94,7 +95,7 @@ def run(container: Container, arguments: Sequence[str]) -> int:
             cannot be started.
         RunConflictError: the same work runs in a container of a living process.
     """
-    _check_node(container)
+    container = _on_this_node(container)
     _remove_left_over(container)
     variables = {**os.environ, **added(container)}
     names = entering(variables, {*container.variables, *added(container)})
@@ -150,19 +151,23 @@ def _attached(command: Sequence[str], variables: Mapping[str, str]) -> int:
             signal.signal(number, handler)
 
 
-def _check_node(container: Container) -> None:
+def _on_this_node(container: Container) -> Container:
     here = socket.gethostname()
     if container.platform == "rocm" and not Path(_ROCM_DRIVER).exists():
         raise UnavailableError(
             f"hardware of platform rocm: {here} has no {_ROCM_DRIVER}. "
             "Fix: run on a node with AMD GPUs and their driver"
         )
-    for mount in container.mounts:
-        if not Path(mount.source).exists():
+    missing = [mount for mount in container.mounts if not Path(mount.source).exists()]
+    for mount in missing:
+        if mount.required:
             raise UnavailableError(
                 f"container.mounts: {mount.source} is not on {here}. "
                 "Fix: make it there, or take it out of container.mounts"
             )
+    mounts = tuple(mount for mount in container.mounts if mount not in missing)
+    # Nodes may share what the runtime stores.
+    return replace(container, name=f"{container.name}-{here}", mounts=mounts)
 
 
 def _myself() -> str:

@@ -47,7 +47,7 @@ class Container:
 
     @classmethod
     def of(
-        cls, settings: StageSettings, *, paths: Iterable[Path] = (), variables: Iterable[str] = ()
+        cls, settings: StageSettings, *, paths: Sequence[Path] = (), variables: Iterable[str] = ()
     ) -> Self | None:
         """The container of a stage; None where there is none, or inside of it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,22 @@ def test_pyxis(platform: str, devices: str) -> None:
         "--no-container-mount-home",
     ]
     assert python(used, ["-m", "x"]) == inside(used, ["-m", "x"])
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="needs docker's client")
+@pytest.mark.parametrize("platform", ["rocm", "cuda", "cpu"])
+def test_dockers_own_client_reads_it(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets as far as looking for the daemon, which is not there."""
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    used = container(platform=platform, privileged=True)
+    command = client(used, COMMAND, names=NAMES, owner="n1/7/1.5", groups=[44])
+    nowhere = os.environ | {"DOCKER_HOST": "unix:///no/such/socket"}
+    done = subprocess.run(command, env=nowhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    assert "docker daemon" in done.stderr or "unknown server OS" in done.stderr
+    wrong = [*command[:2], "--no-such-flag", *command[2:]]
+    done = subprocess.run(wrong, env=nowhere, capture_output=True, text=True, check=False)
+    assert "unknown flag" in done.stderr
 
 
 def test_privileges_come_only_when_asked_for() -> None:
@@ -211,6 +228,21 @@ def test_what_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         str(path) for path in (work, scratch, store) if ROOT in path.parents
     }
     assert found[-1] == Mount("/x", "/y", readonly=True)
+    assert not any(mount.required for mount in found[:-1])
+
+
+def test_a_model_of_links_is_mounted_with_what_they_lead_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, snapshot, blobs = (tmp_path / name for name in ("work", "hub/snapshots/1", "hub/blobs"))
+    for directory in (work, snapshot, blobs):
+        directory.mkdir(parents=True)
+    (blobs / "abc").touch()
+    (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(work))
+    sources = {mount.source for mount in mounts_of({}, [], [snapshot])}
+    assert {str(snapshot), str(blobs)} <= sources
 
 
 def test_a_directory_that_cannot_be_mounted(
