@@ -9,6 +9,7 @@ from typing import Any
 
 from primus.config.fields import alternatives, field_at, holds_text
 from primus.config.yaml_file import KeyPath, parse_yaml, scalar
+from primus.errors import ConfigError, Problem
 
 _VARIABLE = re.compile(r"\$\{([^}:]*)(?::([^}]*))?\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
@@ -83,6 +84,9 @@ def from_command_line(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
     Snakemake reads int, float and bool by itself, and lists and groups with every leaf as text.
     A dotted name (`gemm_tuning.budget_minutes`) stands for a group.
+
+    Raises:
+        ConfigError: a name stands for a value and for a group.
     """
     values: dict[str, Any] = {}
     for dotted, value in overrides.items():
@@ -90,6 +94,11 @@ def from_command_line(overrides: Mapping[str, Any]) -> dict[str, Any]:
         inner = values
         for group in groups:
             inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                why = f"is given as a value, and {dotted} makes it a group"
+                raise ConfigError(
+                    [Problem(file="--config", key=group, value="", why=why, fix="keep one of them")]
+                )
         inner[name] = _from_text(value, (*groups, name))
     return values
 

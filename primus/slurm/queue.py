@@ -12,6 +12,8 @@ from primus.slurm.job import PREFIX
 from primus.slurm.states import ALIVE
 
 _SECONDS = 60.0
+# A task of an array has a second number.
+_NUMBER = r"[0-9]{1,18}(_[0-9]{1,18})?$"
 
 
 class QueueError(Exception):
@@ -64,7 +66,7 @@ def find(key: str) -> list[QueuedJob]:
         QueueError: the cluster does not answer.
     """
     found = [job for job in mine() if job.key == key]
-    return sorted(found, key=lambda job: int(job.number))
+    return sorted(found, key=lambda job: int(job.number.partition("_")[0]))
 
 
 def mine(seconds: float = _SECONDS) -> list[QueuedJob]:
@@ -79,7 +81,7 @@ def mine(seconds: float = _SECONDS) -> list[QueuedJob]:
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%k|%R|%j"]
     found = []
     for line in _run(command, seconds).splitlines():
-        number, state, comment, where, name = _fields(line, 5, r"\d")
+        number, state, comment, where, name = _fields(line, 5, _NUMBER)
         if comment.startswith(PREFIX) and state not in ("COMPLETING", "COMPLETED"):
             key, _, inputs = comment.removeprefix(PREFIX).partition(":")
             found.append(

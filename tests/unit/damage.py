@@ -24,7 +24,7 @@ from primus.slurm.queue import QueueError
 
 OURS = (PrimusError, QueueError)
 # `PRIMUS_FUZZ=2000 pytest tests/fuzz` looks longer.
-EXAMPLES = int(os.environ.get("PRIMUS_FUZZ", "20"))
+EXAMPLES = int(os.environ.get("PRIMUS_FUZZ", "8"))
 # Of the processor, for one example; a parser needs some milliseconds.
 SECONDS = 10
 MEMORY = 1 << 30
@@ -35,7 +35,7 @@ fuzz = hypothesis.settings(
     deadline=None,
     # The tests' own directories and the small roots serve all examples.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    derandomize=EXAMPLES <= 20,
+    derandomize=EXAMPLES <= 8,
     database=None,
 )
 
