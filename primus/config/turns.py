@@ -63,7 +63,9 @@ def _asked(asked: Mapping[str, Any]) -> str:
 def turns(s: Any, runs: Path = Path("output") / "runs") -> str:
     """How many jobs' time the rest of the training takes."""
     done, pace = _done(runs / s.experiment / stage_identity(s, "train").key), _pace(s, runs)
-    left = max(0, s.train_iters - done)
+    left = s.train_iters - done
+    if left <= 0:
+        return f"no turn is left: {done} of {s.train_iters} iterations are done"
     size = amount(checkpoint_bytes(s))
     told = s.slurm.warning_seconds
     saves = f"told to save {size} {told} s before" if told else "not told before"

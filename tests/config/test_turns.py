@@ -56,6 +56,8 @@ def test_what_is_done_is_not_counted(tmp_path: Path) -> None:
     said = turns(s, tmp_path)
     assert said.startswith("about 1 turn of")
     assert "20 of 30 iterations are done" in said
+    s = planned("llama3_8B", train_iters=20).settings
+    assert turns(s, tmp_path) == "no turn is left: 20 of 20 iterations are done"
 
 
 def test_what_cannot_be_known_is_said_to_be_unknown(tmp_path: Path) -> None:
