@@ -15,7 +15,7 @@ from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
 from primus.config.load import Resolved, experiments, load
-from primus.config.paths import artifact, settings_file
+from primus.config.paths import artifact, require_writable, settings_file
 from primus.config.problems import did_you_mean, listed, show
 from primus.config.schema.keys import STAGES, UPSTREAM, Stage
 from primus.config.schema.settings import Settings
@@ -130,8 +130,13 @@ class Pipeline:
         return plan
 
     def target(self, kind: str, experiment: str) -> list[str]:
-        """The files that the target `<kind>_<experiment>` asks for."""
+        """The files that the target `<kind>_<experiment>` asks for.
+
+        Raises:
+            UnavailableError: they could not be written; it is said before anything runs.
+        """
         plan = self.plan(experiment, kind)
+        require_writable(self.root / "output")
         return [artifact(plan.stages[stage]) for stage in TARGETS[kind]]
 
     def by_key(self, stage: Stage, owner: str, key: str) -> Plan:
