@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from primus.artifacts.run import CheckpointManifest
 from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
+from primus.trainer import optimizer_pieces
 from primus.trainer.checkpoint_write import Snapshot, Staging, first_cause, take, write
 from primus.trainer.fully_sharded import holder
 from primus.trainer.optimizer_state import adapt, ask_for_saved_names
@@ -175,8 +176,10 @@ def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
     }
     return {
         **models,
-        "optimizer": state.optimizer.sharded_state_dict(
-            models, is_loading=is_loading, metadata=_metadata()
+        "optimizer": (
+            state.optimizer.sharded_state_dict(models, is_loading=True, metadata=_metadata())
+            if is_loading
+            else optimizer_pieces.sharded_state(state.optimizer, models, _metadata())
         ),
         "scheduler": state.scheduler.state_dict(),
         "progress": {

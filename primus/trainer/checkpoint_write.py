@@ -7,9 +7,11 @@ the same files come of it, byte for byte.
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from primus.trainer import checkpoint_directory as directory
 from primus.trainer import checkpoint_space as space
 
 Group = distributed.ProcessGroup | None
+_FILE_OF_RANK = re.compile(r"__(\d+)_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +165,8 @@ def write(
 def write_files(snapshot: Snapshot, target: Path, group: Group = None) -> None:
     """Write the files of a checkpoint, but its manifest, into an existing directory; collective.
 
+    They are not yet synced.
+
     Raises:
         OSError, RuntimeError, CheckpointException: some rank could not.
     """
@@ -173,7 +178,7 @@ def write_files(snapshot: Snapshot, target: Path, group: Group = None) -> None:
     _on_leader(write_common, group)
     dcp_save(
         snapshot.shards,
-        storage_writer=_Writer(target, thread_count=1, sync_files=True),
+        storage_writer=_Writer(target, thread_count=1, sync_files=False),
         planner=_Planner(dedup_replicated_tensors=False, flatten_state_dict=False),
         process_group=group,
     )
@@ -242,16 +247,18 @@ def _on_leader(action: Callable[[], None], group: Group) -> None:
 
 
 def _hash_together(temporary: Path, group: Group) -> dict[str, FileRecord]:
-    """Sync and hash every world-size-th file, so that the ranks share the work.
+    """Sync and hash: each rank what it has written, which is still in its node's memory.
 
     Raises:
         CheckpointError: some rank could not; the same on all.
     """
     problem, records = None, {}
-    share = directory.payload(temporary)[distributed.get_rank() :: distributed.get_world_size()]
+    own = _own_files(temporary)
     try:
-        directory.fsync_files(share)
-        records = {str(path.relative_to(temporary)): FileRecord.of(path) for path in share}
+        with ThreadPoolExecutor(1) as other_thread:
+            synced = other_thread.submit(directory.fsync_files, own)
+            records = {str(path.relative_to(temporary)): FileRecord.of(path) for path in own}
+            synced.result()
     except OSError as error:
         problem = first_cause(error)
     gathered = _gathered((problem, records), group)
@@ -259,6 +266,13 @@ def _hash_together(temporary: Path, group: Group) -> dict[str, FileRecord]:
     if problems:
         raise CheckpointError("; ".join(problems))
     return {name: record for _, part in gathered for name, record in part.items()}
+
+
+def _own_files(temporary: Path) -> list[Path]:
+    """Files that torch's writer of this rank has made; on the first rank also those of no rank."""
+    rank = distributed.get_rank()
+    found = {path: _FILE_OF_RANK.match(path.name) for path in directory.payload(temporary)}
+    return [path for path, name in found.items() if (int(name[1]) if name else 0) == rank]
 
 
 def _manifest(

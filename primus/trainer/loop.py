@@ -186,7 +186,7 @@ class Loop:
             # Of all ranks alike. What is being saved is from before it.
             self._saver.wait_after_failure()
             raise
-        self._saver.wait()
+        self._wait_for_save()
         return outcome
 
     def _train(self) -> Outcome:
@@ -198,7 +198,7 @@ class Loop:
             stop = self._iterate(batches)
             if stop:
                 # A failed save asks all ranks to stop, as a signal does; here they all raise it.
-                self._saver.wait()
+                self._wait_for_save()
             if first:
                 run.after_first_iteration()
                 first = False
@@ -314,6 +314,10 @@ class Loop:
                     seconds=seconds,
                 )
             )
+
+    def _wait_for_save(self) -> None:
+        self.run.report("save", self.state.iteration)
+        self._saver.wait()
 
     def _save(self) -> None:
         self.run.report("save", self.state.iteration)

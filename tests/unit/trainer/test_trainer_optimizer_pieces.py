@@ -1,0 +1,64 @@
+"""Each rank's pieces of the optimizer's state: boxes that cover exactly its flat range."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_trainer_checkpoint import KINDS, Training
+
+
+@given(st.data(), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_boxes_are_the_flat_range_in_order(data: st.DataObject, shape: list[int]) -> None:
+    from primus.trainer.optimizer_pieces import boxes
+
+    size = math.prod(shape)
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+    whole = torch.arange(size).view(shape)
+    found, at_most = [], 2 * len(shape) - 1
+    for offset, sizes, at in boxes(shape, start, stop):
+        window = tuple(slice(o, o + n) for o, n in zip(offset, sizes, strict=True))
+        values = whole[window].flatten().tolist()
+        assert values[0] == at
+        assert len(values) == math.prod(sizes)
+        found += values
+        at_most -= 1
+    assert found == list(range(start, stop))
+    assert at_most >= 0
+
+
+@pytest.mark.usefixtures("single_rank", "eager")
+@pytest.mark.parametrize("changes", KINDS)
+def test_the_same_tensors_as_megatron_gathers(
+    tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from megatron.core.dist_checkpointing.serialization import load_plain_tensors
+
+    from primus.trainer import optimizer_pieces
+    from primus.trainer.checkpoint import snapshot
+    from primus.trainer.checkpoint_write import write_files
+
+    training = Training(**changes)  # type: ignore[arg-type]
+    training.steps(2)
+    loaded = {}
+    for name in ("pieces", "gathered"):
+        (tmp_path / name).mkdir()
+        if name == "gathered":
+
+            def gather(optimizer: object, models: object, metadata: object) -> object:
+                return optimizer.sharded_state_dict(models, metadata=metadata)  # type: ignore[attr-defined]
+
+            monkeypatch.setattr(optimizer_pieces, "sharded_state", gather)
+        write_files(snapshot(training.state), tmp_path / name)
+        loaded[name] = load_plain_tensors(str(tmp_path / name))
+    assert loaded["pieces"].keys() == loaded["gathered"].keys()
+    for key, tensor in loaded["gathered"].items():
+        if isinstance(tensor, torch.Tensor):
+            assert torch.equal(loaded["pieces"][key], tensor), key
+    common = [torch.load(tmp_path / name / "common.pt", weights_only=True) for name in loaded]
+    assert str(common[0]) == str(common[1])
