@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from primus.container.run import added, step_options
 from primus.container.spec import Container, python
 from primus.errors import UnavailableError
@@ -226,6 +228,10 @@ def end_hard(process: subprocess.Popen[Any]) -> int:
         time.sleep(0.3)
     with suppress(subprocess.TimeoutExpired):
         return process.wait(timeout=_END_SECONDS)
+    # A rank that is stopped hears nothing, and would be left behind.
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     process.kill()
     return process.wait()
 

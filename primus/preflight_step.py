@@ -188,6 +188,7 @@ def _call(settings: StageSettings, step: bool, directory: Path) -> Measured:
 
 def _measure(ranks: Ranks, seen: Measured, directory: Path, limit: float) -> Measured:
     """Start the ranks, and read what they or, where they failed, each of them left behind."""
+    end = time.monotonic() + limit
     status = run_ranks(ranks, limit=limit)
     seen = replace(seen, seconds=limit, ranks=(), finished=False)
     result = directory / RESULT
@@ -195,7 +196,7 @@ def _measure(ranks: Ranks, seen: Measured, directory: Path, limit: float) -> Mea
         first, second = result.read_text(encoding="utf-8").split("\n", 1)
         reports, links = RANKS.validate_json(first), LINKS.validate_json(second)
         seen = replace(seen, ranks=reports, links=links, finished=True)
-    elif status in _STOPPED:
+    elif status in _STOPPED and time.monotonic() < end:
         raise PreemptedError("told to stop during the checks of the nodes", advanced=False)
     known = {rank.rank for rank in seen.ranks or ()}
     others = [_partial(path) for path in sorted(directory.glob("rank[0-9]*.json"))]

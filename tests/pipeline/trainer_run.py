@@ -52,6 +52,8 @@ SMALL: dict[str, Any] = {
     "save_interval": 10,
     "log_interval": 1,
     "gemm_tuning": {"enabled": False},
+    # Checks of the nodes have tests of their own.
+    "preflight": {"enabled": False},
 }
 
 
