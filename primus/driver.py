@@ -1,7 +1,9 @@
-"""Which Snakemake works in this directory; the lock of one that is gone is taken away.
+"""Which Snakemake works in this directory, and what to do about the lock of one that is gone.
 
 Snakemake's own lock names nobody, and stays when its owner is killed. Beside it stands a note with
-the owner's user, host and process, from the first job to the last.
+the owner's user, host and process, from the first job to the last. Jobs of a cluster are found
+there, so the lock of an owner that has certainly ended is taken away. Jobs on this machine may live
+on unseen: there a person decides.
 """
 
 from __future__ import annotations
@@ -20,12 +22,19 @@ from pathlib import Path
 
 import psutil
 
+from primus.config.announce import on_cluster
 from primus.files import atomic_write
 
 LOCKS = Path(".snakemake") / "locks"
 NOTES = Path(".snakemake") / "drivers"
 # A dry run locks nothing; jobs and local rules are parts of a Snakemake that has locked already.
-_LOCKS_NOTHING = re.compile(r"-n.*|--dry-?run|--mode(=.*)?")
+_LOCKS_NOTHING = re.compile(r"-n.*|--dry-?run|--unlock|--mode(=.*)?")
+
+
+_BY_HAND = (
+    "what it started may run on. When nothing does, type snakemake --unlock and the same command "
+    "again"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +43,14 @@ class Driver:
 
     Attributes:
         started: when its process did, in seconds since the epoch: numbers of processes come again.
+        cluster: its jobs run elsewhere.
     """
 
     user: str
     host: str
     pid: int
     started: float
+    cluster: bool
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started))
@@ -47,35 +58,51 @@ class Driver:
 
 
 def arrive(words: Sequence[str]) -> None:
-    """Name who works here, and take away the lock of one that has certainly ended.
+    """Name who works here, or has worked here and is gone.
 
     Args:
         words: Snakemake's command line.
     """
     if any(_LOCKS_NOTHING.fullmatch(word) for word in words):
         return
-    gone, others = [], []
+    gone, others = {}, []
     for path in sorted(NOTES.glob("*.json")):
         driver = _read(path)
-        if driver is None or _has_ended(driver):
-            gone.append(driver)
-            path.unlink(missing_ok=True)
-        else:
+        if driver is not None and not _has_ended(driver):
             others.append(driver)
+        elif driver is not None:
+            gone[path] = driver
     for driver in others:
         _say(f"{driver} works in this directory; {_way_on(driver)}")
-    if gone and not others and LOCKS.is_dir():
+    if others or not gone:
+        return
+    locked = LOCKS.is_dir()
+    if locked and not (on_cluster(words) and all(driver.cluster for driver in gone.values())):
+        for driver in gone.values():
+            _say(f"{driver} has ended without a word; {_BY_HAND}")
+        return
+    if locked:
         # The files that --unlock removes.
         shutil.rmtree(LOCKS, ignore_errors=True)
-        who = next((str(driver) for driver in gone if driver), "a Snakemake")
-        _say(f"{who} has ended without a word: its lock is removed; its jobs, if any, are found")
+    for path, driver in gone.items():
+        path.unlink(missing_ok=True)
+        if locked:
+            _say(f"{driver} has ended without a word: its lock is removed; its jobs are found")
 
 
-def hold() -> None:
-    """Leave a note that this process works here."""
+def hold(words: Sequence[str]) -> None:
+    """Leave a note that this process works here.
+
+    Args:
+        words: Snakemake's command line.
+    """
     me = psutil.Process()
     driver = Driver(
-        user=getpass.getuser(), host=socket.gethostname(), pid=me.pid, started=me.create_time()
+        user=_user(),
+        host=socket.gethostname(),
+        pid=me.pid,
+        started=me.create_time(),
+        cluster=on_cluster(words),
     )
     NOTES.mkdir(parents=True, exist_ok=True)
     with atomic_write(_note()) as stream:
@@ -85,6 +112,14 @@ def hold() -> None:
 def leave() -> None:
     """Take the note away."""
     _note().unlink(missing_ok=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # Some containers know no names.
+        return str(os.getuid())
 
 
 def _note() -> Path:

@@ -19,7 +19,7 @@ ANNOUNCER = announce.Announcer(sys.argv[1:])
 
 
 onstart:
-    driver.hold()
+    driver.hold(sys.argv[1:])
 
 
 onsuccess:

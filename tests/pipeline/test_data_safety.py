@@ -170,7 +170,8 @@ def test_a_train_job_that_fails(copy: Copy) -> None:
     21,
     22,
     injected="SIGKILL to Snakemake, started again at once",
-    observed="--unlock is suggested, a second writer is refused, one writer wrote every row",
+    observed="the dead owner is named, --unlock suggested; a second writer is refused, one writer "
+    "wrote every row",
 )
 def test_snakemake_killed_while_the_trainer_lives_on(copy: Copy) -> None:
     """A second Snakemake must not bring a second writer to the run."""
@@ -184,7 +185,9 @@ def test_snakemake_killed_while_the_trainer_lives_on(copy: Copy) -> None:
 
     locked = copy.snakemake("--cores", "2", copy.train_json)
     assert locked.returncode != 0
-    assert "--unlock" in locked.stdout + locked.stderr
+    assert f"(process {snakemake.pid} on " in locked.stdout + locked.stderr
+    assert "has ended without a word; what it started may run on" in locked.stdout + locked.stderr
+    assert "type snakemake --unlock" in locked.stdout + locked.stderr
     assert copy.snakemake("--unlock", copy.train_json).returncode == 0
     refused = copy.snakemake("--cores", "2", copy.train_json)
     assert refused.returncode != 0

@@ -29,6 +29,7 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def note(**changes: Any) -> None:
     me = psutil.Process()
     one = {"user": "mary", "host": socket.gethostname(), "pid": me.pid, "started": me.create_time()}
+    one |= {"cluster": True}
     driver.NOTES.mkdir(parents=True, exist_ok=True)
     path = driver.NOTES / f"{len(list(driver.NOTES.glob('*')))}.json"
     path.write_text(json.dumps(one | changes))
@@ -46,6 +47,22 @@ def test_the_lock_of_one_that_was_killed_is_removed(
     assert f"Snakemake of mary (process {os.getpid()} on {socket.gethostname()}" in said
     assert "its lock is removed" in said
     driver.arrive(RUN)
+    assert capsys.readouterr().err == ""
+
+
+def test_where_jobs_run_here_a_person_decides(
+    locked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note(started=1.0, cluster=False)
+    driver.arrive(RUN)
+    assert locked.exists()
+    said = capsys.readouterr().err
+    assert "has ended without a word; what it started may run on" in said
+    assert "type snakemake --unlock" in said
+    locked.unlink()
+    driver.LOCKS.rmdir()
+    driver.arrive(RUN)
+    assert not list(driver.NOTES.iterdir()), "somebody has unlocked"
     assert capsys.readouterr().err == ""
 
 
@@ -76,8 +93,9 @@ def test_a_lock_without_a_note_is_left_to_snakemake(locked: Path) -> None:
 
 
 def test_a_note_stands_from_the_first_job_to_the_last(locked: Path) -> None:
-    driver.hold()
+    driver.hold(RUN)
     (path,) = driver.NOTES.glob("*.json")
-    assert json.loads(path.read_text())["pid"] == os.getpid()
+    content = json.loads(path.read_text())
+    assert (content["pid"], content["cluster"]) == (os.getpid(), True)
     driver.leave()
     assert not path.exists()
