@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from primus.artifacts.manifest import FileRecord, Manifest
+from primus.artifacts.manifest import Files, Manifest
 
 
 class ExportManifest(Manifest):
@@ -27,4 +27,4 @@ class ExportManifest(Manifest):
     tokenizer_fingerprint: str
     parameters: int
     dtype: str
-    files: dict[str, FileRecord]
+    files: Files

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import ClassVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from primus.errors import ArtifactError
@@ -95,3 +95,15 @@ class FileRecord(BaseModel):
         digest = sha256_file(path)
         if digest != self.sha256:
             raise ArtifactError(f"{path}: SHA-256 {digest}, its manifest says {self.sha256}")
+
+
+def _inside(files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+    for name in files:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or not name.isprintable():
+            raise ValueError(f"{name!r} does not lie beside the manifest")
+    return files
+
+
+# By path relative to the manifest; none leads out of its directory.
+Files = Annotated[dict[str, FileRecord], AfterValidator(_inside)]

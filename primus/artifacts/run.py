@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from primus.artifacts.manifest import FileRecord, Manifest
+from primus.artifacts.manifest import Files, Manifest
 
 Status = Literal["running", "completed", "preempted", "failed"]
 
@@ -226,7 +226,7 @@ class CheckpointManifest(Manifest):
     code_commit: str
     code_dirty: bool
     libraries: dict[str, str]
-    files: dict[str, FileRecord]
+    files: Files
 
 
 class CheckpointSummary(_Row):

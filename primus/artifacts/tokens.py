@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from primus.artifacts.manifest import FileRecord, Manifest
+from primus.artifacts.manifest import FileRecord, Files, Manifest
 
 
 class TokenizerManifest(Manifest):
@@ -26,7 +26,7 @@ class TokenizerManifest(Manifest):
     fingerprint: str
     vocab_size: int
     eod_id: int
-    files: dict[str, FileRecord]
+    files: Files
     source: str
     trained_on: dict[str, FileRecord] = {}
 
@@ -71,7 +71,7 @@ class DataManifest(Manifest):
     tokenizer_fingerprint: str
     vocab_size: int
     eod_id: int
-    files: dict[str, FileRecord]
+    files: Files
     inputs: dict[str, InputFile]
     fingerprint: str
 
@@ -95,5 +95,5 @@ class SamplesManifest(Manifest):
     split: str
     seed: int
     samples: dict[str, int]
-    files: dict[str, FileRecord]
+    files: Files
     fingerprint: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from primus.artifacts.manifest import FileRecord, Manifest
+from primus.artifacts.manifest import Files, Manifest
 
 
 class WeightsManifest(Manifest):
@@ -24,6 +24,6 @@ class WeightsManifest(Manifest):
     source: str
     revision: str | None
     directory: str
-    files: dict[str, FileRecord]
+    files: Files
     config: dict[str, Any]
     fingerprint: str

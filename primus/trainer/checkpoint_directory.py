@@ -21,7 +21,7 @@ from primus.files import fsync_directory, sha256_file
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"^iter_(\d{7,})$")
+_NAME = re.compile(r"iter_([0-9]{7,18})")
 
 
 def name_of(iteration: int) -> str:
@@ -31,7 +31,7 @@ def name_of(iteration: int) -> str:
 
 def iteration_of(directory: Path) -> int | None:
     """The iteration in a checkpoint directory's name, or None for another name."""
-    match = _NAME.match(directory.name)
+    match = _NAME.fullmatch(directory.name)
     return int(match.group(1)) if match else None
 
 
@@ -65,14 +65,19 @@ def fsync_files(paths: Iterable[Path]) -> None:
 def load_manifest(directory: Path, key: str | None) -> CheckpointManifest:
     """Read a checkpoint's manifest and check that it belongs to the run `key`, if one is given.
 
+    A file that no hash vouches for must not be there: some are pickles, and loading would run them.
+
     Raises:
-        ArtifactError: no manifest, a damaged one, or one of another run.
+        ArtifactError: no manifest, a damaged one, one of another run, or one that lacks a file.
     """
     manifest = CheckpointManifest.load(directory / MANIFEST)
     if key is not None and manifest.key != key:
         raise ArtifactError(f"{directory}: belongs to run {manifest.key}, not to run {key}")
     if manifest.iteration != iteration_of(directory):
         raise ArtifactError(f"{directory}: holds iteration {manifest.iteration}")
+    stray = {str(p.relative_to(directory)) for p in payload(directory)} - manifest.files.keys()
+    if stray:
+        raise ArtifactError(f"{directory}: not in its manifest: {', '.join(sorted(stray))}")
     return manifest
 
 
@@ -105,9 +110,6 @@ def verify(directory: Path, key: str) -> CheckpointManifest:
     """
     manifest = load_manifest(directory, key)
     verify_files(directory, sorted(manifest.files.items()))
-    stray = {str(p.relative_to(directory)) for p in payload(directory)} - manifest.files.keys()
-    if stray:
-        raise ArtifactError(f"{directory}: not in its manifest: {', '.join(sorted(stray))}")
     return manifest
 
 
