@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from primus import launch
 from primus.artifacts.preflight import Fault
 from primus.health import cards, devices, disk
 from primus.health.roll_call import roll_call
@@ -231,3 +235,18 @@ def test_the_next_turn_is_asked_for_with_the_nodes_to_leave_out(
     assert (tmp_path / "again").read_text() == "n1,n3"
     assert ask_for_another_job()
     assert (tmp_path / "again").read_text() == ""
+
+
+def test_what_hears_no_signal_is_killed_with_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_END_SECONDS", 0.3)
+    deaf = subprocess.Popen(
+        ["sh", "-c", "trap '' TERM INT; sleep 300 & echo $!; wait"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with deaf:
+        assert deaf.stdout is not None
+        child = psutil.Process(int(deaf.stdout.readline()))
+        assert launch.end_hard(deaf) == -signal.SIGKILL
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
