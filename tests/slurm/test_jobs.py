@@ -41,6 +41,19 @@ def test_the_same_work_is_not_submitted_twice(submit: Submit) -> None:
     ends(again, "success")
 
 
+def test_work_that_is_submitted_twice_at_once_is_one_job(submit: Submit, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "primus.slurm.submit"]
+    path = script(tmp_path, "sleep 300", "out.json")
+    calls = [
+        subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    numbers = {call.communicate(timeout=120)[0].strip() for call in calls}
+    assert len(numbers) == 1
+    waiting = run("squeue", "-h", "-t", "pending,running", "-o", "%i").split()
+    assert waiting == list(numbers)
+    run("scancel", *numbers)
+
+
 def test_a_job_that_exceeds_its_time_has_failed(submit: Submit) -> None:
     job = submit("sleep 300", slurm_partition="short", runtime=1)
     wait(
