@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from primus.artifacts.provenance import environment
 from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import PrimusError, UnavailableError, UserError, run_main
@@ -208,7 +209,8 @@ def _attempt(
     use = train_setup.tuned_use(applied)
     parameters = parallel.count_parameters(state.chunks)
     if distributed.get_rank() == 0:
-        record.result(_result(settings, run, state, device, parameters, use, started))
+        names = (*settings.env.as_dict(), *args.variables)
+        record.result(_result(settings, run, state, device, parameters, use, started, names))
         for line in summary(tuned.rows, use) if tuned is not None and use is not None else ():
             print(line, flush=True)
     record.end(outcome, "" if outcome == "completed" else "stopped by a signal, state saved")
@@ -222,7 +224,10 @@ def _result(
     parameters: int,
     use: Any,
     started: float,
+    variables: Sequence[str],
 ) -> AttemptResult:
+    from torch import distributed
+
     return AttemptResult(
         iteration=state.iteration,
         consumed_samples=state.consumed_samples,
@@ -234,6 +239,12 @@ def _result(
         device=_device_name(device),
         platform=settings.platform,
         tuned=use,
+        environment=environment(
+            platform_name=settings.platform,
+            device=_device_name(device),
+            devices=distributed.get_world_size(),
+            variables=variables,
+        ),
     )
 
 
