@@ -287,6 +287,10 @@ class Agent:
         for pid in self._ranks.pids().values():
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+        end = time.monotonic() + GRACE_SECONDS
+        while self._running() and time.monotonic() < end:
+            self._look()
+            time.sleep(_POLL_SECONDS / 10)
         self._ranks.close(signal.SIGKILL)
 
 

@@ -13,8 +13,10 @@ from primus.artifacts.failure import RankEnd
 
 _BYTES = 1 << 14
 _LINES = 30
-_TELLING = re.compile(r"(error: |Fatal |terminate called|(\w+\.)*\w*(Error|Exception|Interrupt)\b)")
+_TELLING = re.compile(r"(\[rank\d+\]: )?(error: |Fatal |terminate called|(\w+\.)*\w*(Error|Exception|Interrupt)\b)")
 _TELLING_LENGTH = 300
+# Warnings of torch's own loggers, in Python and in C++.
+_LOGGED = re.compile(r"\s*(\[rank\d+\]:)?\[?[IW]\d{4} ")
 
 # As Python, torch's allocators for CPU and GPU, the C++ library and SLURM's daemon say it.
 _NO_MEMORY = re.compile(
@@ -84,8 +86,8 @@ def lacks_memory(lines: Sequence[str]) -> bool:
 
 def telling(lines: Sequence[str]) -> str:
     """What a rank said of its end, in one line: its error, or else its very last line."""
-    found = [line.strip() for line in lines if _TELLING.match(line)]
-    text = found[-1] if found else (lines[-1].strip() if lines else "")
+    found = [line for line in lines if _TELLING.match(line)]
+    text = next(iter((found or [line for line in lines if not _LOGGED.match(line)])[-1:]), "")
     return "".join(c if c.isprintable() else " " for c in text)[:_TELLING_LENGTH]
 
 

@@ -22,6 +22,7 @@ from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer import optimizer_pieces
 from primus.trainer.checkpoint_write import Snapshot, Staging, first_cause, take, write
+from primus.trainer.files_seen import wait_for_files
 from primus.trainer.fully_sharded import holder
 from primus.trainer.optimizer_state import adapt, ask_for_saved_names
 
@@ -82,7 +83,7 @@ def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
     Raises:
         CheckpointError: checkpoints exist, but none is good.
     """
-    candidates = directory.newest_first(root)
+    candidates = _seen_by_first(root)
     for candidate in candidates:
         problems = _verify_together(candidate, key)
         if not problems:
@@ -96,6 +97,19 @@ def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
             "again silently at iteration 0. Fix: restore a checkpoint, or move the directory away"
         )
     return None
+
+
+def _seen_by_first(root: Path) -> list[Path]:
+    """The checkpoints as the first rank sees them; ranks on other nodes may see one late.
+
+    Raises:
+        UnavailableError: this rank does not see one that the first rank does.
+    """
+    found = directory.newest_first(root)
+    box = [[(path.name, (path / directory.MANIFEST).exists()) for path in found]]
+    distributed.broadcast_object_list(box, src=0)
+    wait_for_files(root / name / directory.MANIFEST for name, whole in box[0] if whole)
+    return [root / name for name, _ in box[0]]
 
 
 def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> CheckpointManifest:

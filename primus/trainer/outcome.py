@@ -34,6 +34,7 @@ from primus.trainer import checkpoint_directory, run_directory
 from primus.trainer.memory import advice
 from primus.trainer.restarts import close_earlier
 
+_SIGNALLED = 128
 _ROW: TypeAdapter[MetricsRow | ValidationRow] = TypeAdapter(MetricsRow | ValidationRow)
 
 
@@ -99,9 +100,15 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
             "Fix: mend that, and run the same command again"
         )
     failures = failures_of(path / "logs", settings.nodes)
+    if status > _SIGNALLED:
+        # So srun and shells say it.
+        status = _SIGNALLED - status
     cause = _cause(attempt, failures, status, path / "logs")
     if attempt is not None and attempt.status == "running":
-        attempt.model_copy(update={"status": "failed", "reason": cause}).save(path / "attempt.json")
+        reason = cause.removeprefix("failed: ")
+        attempt.model_copy(update={"status": "failed", "reason": reason}).save(
+            path / "attempt.json"
+        )
     message = f"{directory}: attempt {number} {cause}. Logs: {path / 'logs'}. "
     found = first_cause(failures)
     if status == os.EX_OSERR or (found is not None and found[1].out_of_memory):
@@ -139,7 +146,8 @@ def _cause(attempt: Attempt | None, failures: list[Failure], status: int, logs: 
     found = first_cause(failures)
     if found is not None:
         failure, end = found
-        said = f". Its last lines: {telling(end.lines)}" if end.lines else ""
+        words = telling(end.lines)
+        said = f". Its last lines: {words}" if words else ""
         lack = ", out of memory" if end.out_of_memory else ""
         return f"failed: rank {end.rank} on {failure.host} {how(end)}{lack}{said}"
     if any(failure.reason == "port" for failure in failures):

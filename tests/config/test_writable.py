@@ -31,6 +31,11 @@ def test_what_is_in_the_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         require_writable(tmp_path / "new")
 
 
+@pytest.mark.fault(
+    39,
+    injected="the directory of all output refuses",
+    observed="one line before anything is submitted",
+)
 def test_a_plan_looks_at_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
     monkeypatch.setattr(os, "access", lambda path, mode: False)

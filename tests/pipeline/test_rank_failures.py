@@ -48,6 +48,12 @@ def iterate(run: Run, iteration: int, process: subprocess.Popen[str]) -> None:
     run.wait_for(iteration, process).resume()
 
 
+@pytest.mark.fault(
+    1,
+    3,
+    injected="SIGKILL, or SIGSEGV, to the second of two ranks",
+    observed="its peer and agent end; rank, node, signal and iteration stand in the last line",
+)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_rank_that_a_signal_ends_is_named(bench: Bench, number: signal.Signals) -> None:
     run = bench.run(f"ended-{number.name}", **TWO)
@@ -64,6 +70,12 @@ def test_a_rank_that_a_signal_ends_is_named(bench: Bench, number: signal.Signals
     assert f"rank 1 on {run.attempt().host} was ended by {number.name}" in run.attempt().reason
 
 
+@pytest.mark.fault(
+    2,
+    injected="SIGSTOP to the second of two ranks",
+    observed="the attempt ends, the rank is named as stopped, the other one's stacks are kept; the "
+    "rerun goes on",
+)
 def test_a_rank_that_is_stopped_ends_the_attempt_with_the_stacks_of_the_others(
     bench: Bench,
 ) -> None:
@@ -85,6 +97,11 @@ def test_a_rank_that_is_stopped_ends_the_attempt_with_the_stacks_of_the_others(
     assert [attempt.status for attempt in attempts(run.directory)] == ["failed", "completed"]
 
 
+@pytest.mark.fault(
+    2,
+    injected="a single rank sits in a call of the C library that lets no Python run",
+    observed="a timer that needs no Python writes its stacks and ends it",
+)
 def test_one_rank_alone_watches_itself(bench: Bench) -> None:
     """Its main thread sits in a call that lets no Python run: the timer needs none."""
     run = bench.run("alone", hang_timeout_minutes=0.05, start_timeout_minutes=0.05)
@@ -108,6 +125,11 @@ def test_one_rank_alone_watches_itself(bench: Bench) -> None:
     assert (run.directory / "attempts/001/logs/stacks.txt").read_text().startswith("Timeout (")
 
 
+@pytest.mark.fault(
+    38,
+    injected="a limit on the address space of two ranks",
+    observed="status 71; micro_batch_size, recompute_granularity and TP are named, no blind retry",
+)
 def test_too_little_memory_names_the_keys_to_change(bench: Bench) -> None:
     run = bench.run("memory", nproc_per_node=2, micro_batch_size=2, hidden_size=1 << 12)
     process = subprocess.Popen(
@@ -134,6 +156,11 @@ def test_a_single_rank_that_is_killed_is_named(bench: Bench) -> None:
     assert re.search(r"attempt 1 failed: rank 0 on \S+ was ended by SIGKILL after iter", output)
 
 
+@pytest.mark.fault(
+    20,
+    injected="a rank does not see a file of its attempt for two seconds",
+    observed="it waits, and trains",
+)
 def test_a_file_that_comes_late_is_waited_for(bench: Bench) -> None:
     """As on a network file system that shows a new file only after a while."""
     run = bench.run("late", train_iters=2)

@@ -181,6 +181,11 @@ def test_the_time_that_a_job_has_left(text: str, seconds: float | None) -> None:
     assert time_left(text) == seconds
 
 
+@pytest.mark.fault(
+    16,
+    injected="a save that wants more time than the job has left",
+    observed="half of the time is for training; that it is short, and what to raise, is said",
+)
 @pytest.mark.parametrize(
     ("left", "wanted", "told", "warned"),
     [

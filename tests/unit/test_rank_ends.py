@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from primus.ranks.ends import catches, describe, last_lines, oom_kills, signal_name
+from primus.ranks.ends import catches, describe, last_lines, oom_kills, signal_name, telling
 
 
 def end(path: Path, text: str, status: int = 1, *, killed: bool = False):  # type: ignore[no-untyped-def]
@@ -67,6 +67,21 @@ def test_the_last_lines_of_a_long_log(tmp_path: Path) -> None:
     path.write_bytes(b"\xff" * 50_000 + b"\n\n" + b"\n".join(b"line %d" % n for n in range(99)))
     assert last_lines(path, 2) == ["line 97", "line 98"]
     assert last_lines(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["Fatal Python error: Segmentation fault", "Extension modules: a"], "Fatal Python error"),
+        (["[rank0]: Traceback", "[rank0]: ValueError: bad", "and so on"], "[rank0]: ValueError: b"),
+        (["first", "last"], "last"),
+        (["[W1123 02:04:44.98 socket.cpp:207] [c10d] The hostname", "W1123 02:07 x.py:9] y"], ""),
+        ([], ""),
+    ],
+)
+def test_the_line_that_tells_most(lines: list[str], told: str) -> None:
+    assert telling(lines).startswith(told)
+    assert bool(telling(lines)) == bool(told)
 
 
 def test_signals_without_a_name_keep_their_number() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from test_run_directory import attempt
 
+from primus.config.frozen import StageSettings
 from primus.errors import TrainingError
+from primus.trainer import supervise
 from primus.trainer.restarts import close_earlier, refuse_endless
 from primus.trainer.run_directory import attempts
 
@@ -71,3 +73,17 @@ def test_attempts_that_ended_without_a_word_are_closed(tmp_path: Path) -> None:
     assert [one.status for one in found] == ["failed", "preempted", "failed", "running"]
     assert found[0].reason.endswith("or its node was lost")
     assert found[2].reason.endswith("SLURM started job 17 again")
+
+
+@pytest.mark.fault(
+    16,
+    injected="attempts whose longest save took 400 s",
+    observed="ranks are told 1.5 times that earlier than slurm.warning_seconds",
+)
+def test_the_warning_comes_earlier_by_what_saves_took(tmp_path: Path) -> None:
+    settings = StageSettings.of("train", {"slurm": {"warning_seconds": 300}})
+    assert supervise._warning(settings, tmp_path) == 300
+    for number, seconds in ((1, 400.0), (2, 90.0)):
+        record = attempt(number).model_copy(update={"longest_save_seconds": seconds})
+        record.save(tmp_path / f"attempts/{number:03d}/attempt.json")
+    assert supervise._warning(settings, tmp_path) == 900
