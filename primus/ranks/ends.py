@@ -13,7 +13,9 @@ from primus.artifacts.failure import RankEnd
 
 _BYTES = 1 << 14
 _LINES = 30
-_TELLING = re.compile(r"(\[rank\d+\]: )?(error: |Fatal |terminate called|(\w+\.)*\w*(Error|Exception|Interrupt)\b)")
+_TELLING = re.compile(
+    r"(\[rank\d+\]: )?(error: |Fatal |terminate called|(\w+\.)*\w*(Error|Exception|Interrupt)\b)"
+)
 _TELLING_LENGTH = 300
 # Warnings of torch's own loggers, in Python and in C++.
 _LOGGED = re.compile(r"\s*(\[rank\d+\]:)?\[?[IW]\d{4} ")
