@@ -179,6 +179,8 @@ def _check_links(settings: StageSettings, own: _Own, store: Store) -> list[LinkR
     if fit:
         own.set(stage="inside")
     absent = _absent(store, own, fit, local, nodes, limit * _START)
+    if own.node in absent:
+        return []
     alone: list[tuple[int, ...]] = [(node,) for node in range(nodes)] if local > 1 else []
     plan = [alone, *rounds(nodes, _ROUNDS)]
     found = []
@@ -191,12 +193,9 @@ def _check_links(settings: StageSettings, own: _Own, store: Store) -> list[LinkR
                 found.append(link)
         # A pair that fails takes its two nodes all of a collective's time, twice at worst.
         present = local * (nodes - len(absent))
-        if not absent.intersection((own.node,)) and not _all_there(
-            store, f"after{number}", present, 3 * limit * _COLLECTIVE
-        ):
+        if not _all_there(store, f"after{number}", present, 3 * limit * _COLLECTIVE):
             break
-        if fit:
-            own.set(stage="between")
+        own.set(stage="between")
     return found
 
 

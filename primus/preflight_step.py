@@ -17,7 +17,7 @@ from pathlib import Path
 from primus.artifacts.failure import Failure, first_cause
 from primus.artifacts.preflight import Preflight, RankReport
 from primus.config import memory
-from primus.config.estimate import checkpoint_bytes, peak_tflops
+from primus.config.estimate import checkpoint_bytes
 from primus.config.frozen import StageSettings
 from primus.container.spec import Container
 from primus.errors import ArtifactError, NodeError, PreemptedError
@@ -143,14 +143,16 @@ def _ranks(settings: StageSettings, settings_path: Path, directory: Path) -> Ran
         nodes=settings.nodes,
         environment=thread_environment(settings.threads_per_rank)
         | platform_environment(settings.platform)
-        | settings.env.as_dict(),
+        | settings.env.as_dict()
+        # torch would end a rank whose partner does not answer, and with it what it has found.
+        | {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"},
         log_directory=directory / "logs",
         container=Container.of(settings),
     )
 
 
 def _needs(settings: StageSettings, run: Path) -> Needs:
-    keys = settings.preflight
+    keys, peak = settings.preflight, settings.peak_tflops
     kept = len(list(run.glob("checkpoints/iter_*")))
     # What is kept, the last one and the next; a run that keeps all needs room for two at least.
     missing = max(1, (settings.keep_last or 0) + 2 - kept)
@@ -160,7 +162,8 @@ def _needs(settings: StageSettings, run: Path) -> Needs:
         device_memory_gib=settings.device_memory_gib,
         rank_memory_gib=memory.fullest(settings).gib["total"],
         disk_gib=missing * checkpoint_bytes(settings) / 2**30,
-        peak_tflops=peak_tflops(settings),
+        # Of the type that is measured, also where GEMMs run in fp8.
+        peak_tflops=peak.bf16 if settings.bf16 or settings.fp16 else peak.fp32,
         gemm_fraction=keys.gemm_fraction,
         bandwidth_fraction=keys.bandwidth_fraction,
         min_bandwidth_inside=keys.min_bandwidth_inside,
