@@ -64,7 +64,7 @@ def train(run: Run, **resources: Any) -> tuple[str, str]:
     def ended() -> bool:
         return call("status", job, run.bench.path) != "running"
 
-    wait(ended, f"job {job} does not end", seconds=400)
+    wait(ended, f"job {job} does not end", seconds=450)
     logs = (run.bench.path / "output" / "logs" / "slurm").glob(f"*.{job}.log")
     return call("status", job, run.bench.path), "\n".join(path.read_text() for path in logs)
 
@@ -105,6 +105,11 @@ def other_mounts(lab: Lab, mounts: dict[int, str]) -> Iterator[None]:
             lab.start_node(node)
 
 
+@pytest.mark.fault(
+    41,
+    injected="what comes to one node of three comes at 24 Mbit/s",
+    observed="named before a rank starts; the job trains on others in its next turn",
+)
 def test_a_slow_node_is_named_and_the_job_trains_on_the_others(lab: Lab, bench: Bench) -> None:
     keys = TOLERANT | {"exclude": True}
     run = bench.run(
@@ -122,6 +127,11 @@ def test_a_slow_node_is_named_and_the_job_trains_on_the_others(lab: Lab, bench: 
     assert not found[-1].broken
 
 
+@pytest.mark.fault(
+    39,
+    injected="one node has the run's directory read-only, another one has its own there",
+    observed="both named in one line each before any rank starts",
+)
 def test_nodes_without_the_runs_directory_are_named_before_any_rank_starts(
     lab: Lab, bench: Bench
 ) -> None:
