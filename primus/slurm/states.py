@@ -17,6 +17,8 @@ ALIVE = frozenset(
 )
 # Waits that nobody ends.
 HELD = ("launch failed requeued held", "JobHoldMaxRequeue", "job requeued in held state")
+# Waits for what the partition never gives; some clusters take such a job instead of refusing it.
+NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
 
 _WITH_RANKS = ("shapes", "tune", "train", "preflight")
 

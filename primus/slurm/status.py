@@ -68,6 +68,9 @@ def verdict(job: str) -> Verdict:
         return _failed(job, _why(job, found))
     if found.state == "PENDING" and any(held in found.reason for held in states.HELD):
         return _failed(job, f"held: {found.reason}; release it with scontrol release {job}")
+    if found.state == "PENDING" and found.reason in states.NEVER:
+        fix = f"scancel {job}, lower slurm.time or nodes, or name another partition"
+        return _failed(job, f"it would wait for ever: {found.reason}. Fix: {fix}")
     if found.state not in states.ALIVE:
         print(f"job {job}: state {found.state} is not known here; waiting", file=sys.stderr)
     return "running"

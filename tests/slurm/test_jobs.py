@@ -96,6 +96,13 @@ def test_a_resource_that_the_cluster_refuses_is_one_line(lab: Lab, submit: Submi
         submit("true", slurm_partition="nowhere")
 
 
+def test_a_time_that_the_partition_does_not_give_is_no_endless_wait(submit: Submit) -> None:
+    job = submit("true", slurm_partition="short", runtime=60)
+    ends(job, "failed")
+    assert "it would wait for ever: PartitionTimeLimit" in call("status", job).stderr
+    run("scancel", job)
+
+
 def test_options_of_the_configuration_reach_sbatch_and_the_command_line_beats_them(
     lab: Lab, submit: Submit
 ) -> None:

@@ -171,6 +171,14 @@ def test_a_held_job_has_failed_and_says_how_to_release_it(
     assert "scontrol release 7" in capsys.readouterr().err
 
 
+def test_a_job_that_would_wait_for_ever_has_failed(
+    said: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said |= {"state": "PENDING", "reason": "PartitionTimeLimit"}
+    assert verdict("7") == "failed"
+    assert "Fix: scancel 7, lower slurm.time" in capsys.readouterr().err
+
+
 def test_the_last_lines_of_its_log_are_shown(
     said: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
