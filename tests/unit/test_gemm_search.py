@@ -170,7 +170,7 @@ def test_the_last_words_of_a_worker_are_part_of_the_failure(tmp_path, capsys) ->
         list(pool.run([{"peak": "f32_r"}], timeout=60))
     said = f"error: {path}: not JSON: "
     assert str(caught.value).startswith(
-        f"a measuring process ended at its start with status 1: {said}"
+        f"a measuring process ended at its start with status 65: {said}"
     )
     assert said in capsys.readouterr().err
 
@@ -269,7 +269,7 @@ def test_a_backend_that_does_not_load_is_an_error(tmp_path, monkeypatch) -> None
         tune([shape(0)], spec, FAST, str(tmp_path / "store"))
     with (
         Pool(spec, 1) as pool,
-        pytest.raises(PrimusError, match="ended at its start with status 1"),
+        pytest.raises(PrimusError, match="ended at its start with status 65"),
     ):
         list(pool.run([{"peak": "f32_r"}], timeout=60))
     monkeypatch.setattr(pool_module, "START_SECONDS", 0.0)
