@@ -39,8 +39,9 @@ from primus.preflight_rank import LINKS, RANKS, RESULT
 from primus.slurm.nodes import hosts, without
 
 FILE = "preflight.json"
-# Share of the time limit in which every node must answer the roll call.
-_ROLL_CALL = 0.3
+# Share of the time limit in which every node must answer the roll call, and seconds at least: it
+# may wait 20 of them for a file.
+_ROLL_CALL, _ROLL_CALL_SECONDS = 0.3, 30.0
 # Findings of it with which no rank can start.
 _FIRST = ("roll call", "disk", "shared directory")
 _STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
@@ -173,7 +174,8 @@ def _needs(settings: StageSettings, run: Path) -> Needs:
 
 
 def _call(settings: StageSettings, step: bool, directory: Path) -> Measured:
-    limit, token = settings.preflight.seconds * _ROLL_CALL, secrets.token_hex(8)
+    limit = max(_ROLL_CALL_SECONDS, settings.preflight.seconds * _ROLL_CALL)
+    token = secrets.token_hex(8)
     disk.leave_token(directory, token)
     names = hosts(settings.nodes)
     answers = roll_call(
