@@ -4,6 +4,7 @@
 #   make test       all tests that this machine can run
 #   make check      format, lint, types and the quick tests; under three minutes
 #   make test-slurm tests on a real SLURM that is started for them; needs root
+#   make audit      ask for known vulnerabilities of the locked packages; needs a network
 #   make fix        repair what can be repaired
 #   make lock       pin the dependencies again (UPGRADE=1: their newest versions)
 #
@@ -24,11 +25,11 @@ SLURM_TESTS := $(wildcard tests/slurm/test_*.py)
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
-.PHONY: demo test test-slurm check lint types imports quick-tests slow-tests fix lock runtime dev help
+.PHONY: demo test test-slurm check lint types imports quick-tests slow-tests audit fix lock runtime dev help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,12s/^# \{0,3\}//p' Makefile
+	@sed -n '3,13s/^# \{0,3\}//p' Makefile
 
 runtime:
 	@bash requirements/environment.sh runtime
@@ -74,6 +75,13 @@ $(SLURM_TESTS):
 	@python tests/slurm/lab.py --if-possible --nodes 4 $(LAB_OPTIONS) -- pytest -m slurm --durations=5 $@
 
 tests/slurm/test_accounting.py: LAB_OPTIONS := --accounting --min-job-age 2
+
+# In an environment of its own: what it needs must not decide what the pipeline runs with.
+audit:
+	@python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check -qq 'pip-audit>=2.10,<3'
+	$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off \
+	    -r requirements/lock.txt -r requirements/lock-dev.txt
 
 fix: dev
 	ruff check --fix --exit-zero

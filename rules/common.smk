@@ -35,9 +35,9 @@ container: "docker://python:3.11"
 
 
 wildcard_constraints:
-    experiment=r"[A-Za-z0-9][\w.-]{0,63}",
-    dataset=r"[A-Za-z0-9][\w.-]{0,63}",
-    owner=r"[A-Za-z0-9][\w.-]{0,63}",
+    experiment=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+    dataset=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+    owner=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     stage=r"[a-z]+",
     key=r"[0-9a-f]{12}",
     digest=r"[0-9a-f]{12}",

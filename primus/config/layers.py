@@ -27,6 +27,7 @@ FOLDERS = {
 COMMAND_LINE = "--config"
 DEFAULT_FILE = "default"
 _NAME = re.compile(NAME_PATTERN)
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass
@@ -93,6 +94,7 @@ def check_layer(kind: Kind, document: Document) -> Layer:
     layer.values = values.substitute(document.values, layer.complain)
     _check_homes(layer)
     _check_secrets(layer)
+    _check_text(layer, layer.values, ())
     usable = {k: v for k, v in layer.values.items() if k not in layer.wrong}
     try:
         Settings.model_validate(usable)
@@ -139,6 +141,20 @@ def _check_secrets(layer: Layer) -> None:
             why = "looks like a secret, and every setting is written into files"
             fix = "remove the line; export it before the run, ranks inherit the environment"
             layer.complain(("env", str(name)), why, fix)
+
+
+def _check_text(layer: Layer, value: Any, path: KeyPath) -> None:
+    """Refuse characters that no command line, file name or line of a log can hold."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_text(layer, str(name), (*path, str(name)))
+            _check_text(layer, inner, (*path, str(name)))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_text(layer, inner, (*path, str(number)))
+    elif isinstance(value, str) and _CONTROL.search(value):
+        why = "holds a control character or half of a surrogate pair"
+        layer.complain(path, why, "write it without", value)
 
 
 def resolve_hardware(layer: Layer, known: list[str]) -> str | None:

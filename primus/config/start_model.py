@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ class HubModel(NamedTuple):
 def hub_model(load_hf: str, root: Path = Path()) -> HubModel | None:
     """The repository that `load_hf` names; None where it names a directory."""
     match = _HUB.fullmatch(load_hf)
-    if match is None or (root / load_hf).is_dir():
+    if match is None or os.path.isdir(root / load_hf):
         return None
     return HubModel(match["repo"], match["revision"])
 
@@ -53,7 +54,7 @@ def mistakes(settings: Any, root: Path) -> Iterator[tuple[str, str, str]]:
     if hub_model(load_hf, root):
         return
     directory = root / load_hf
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         fix = "name a directory, or a model of the hub as org/name"
         yield "load_hf", "is neither a directory nor a hub id", fix
         return

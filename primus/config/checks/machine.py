@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ def tuning(s: Any, context: Context) -> Iterator[Fault]:
     if s.gemm_backend != "replay" and replay is not None:
         why = f"is read only by gemm_backend replay, and gemm_backend is {s.gemm_backend}"
         yield Fault("gemm_tuning.replay_file", why, "remove the line")
-    missing = replay is not None and not (context.root / replay).is_file()
+    missing = replay is not None and not os.path.isfile(context.root / replay)
     if s.gemm_backend == "replay" and missing and "tune" in context.stages:
         yield Fault("gemm_tuning.replay_file", "there is no such file", "name an existing file")
     platform = {"cpu": "cpu", "cublaslt": "cuda", "hipblaslt": "rocm"}.get(s.gemm_backend)

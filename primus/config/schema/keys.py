@@ -25,8 +25,8 @@ UPSTREAM: dict[Stage, tuple[Stage, ...]] = {
     "report": ("train",),
 }
 
-# Names that become parts of paths, rule names and job names.
-NAME_PATTERN = r"^[A-Za-z0-9][\w.-]{0,63}$"
+# Names that become parts of paths, rule names and job names. ASCII: one name has one spelling.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 
