@@ -12,7 +12,7 @@ from primus.slurm.job import PREFIX
 from primus.slurm.states import ALIVE
 
 _SECONDS = 60.0
-# A task of an array has a second number.
+# Of a job of a pipeline. Others may be arrays, such as 18_[1-3%2], or have parts, such as 18+0.
 _NUMBER = r"[0-9]{1,18}(_[0-9]{1,18})?$"
 
 
@@ -81,7 +81,9 @@ def mine(seconds: float = _SECONDS) -> list[QueuedJob]:
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%k|%R|%j"]
     found = []
     for line in _run(command, seconds).splitlines():
-        number, state, comment, where, name = _fields(line, 5, _NUMBER)
+        number, state, comment, where, name = _fields(line, 5, "[0-9]")
+        if comment.startswith(PREFIX) and not re.match(_NUMBER, number):
+            raise _strange(line)
         if comment.startswith(PREFIX) and state not in ("COMPLETING", "COMPLETED"):
             key, _, inputs = comment.removeprefix(PREFIX).partition(":")
             found.append(
@@ -146,8 +148,12 @@ def _state(line: str) -> JobState:
 def _fields(line: str, number: int, first: str) -> list[str]:
     found = [field.strip() for field in line.split("|", number - 1)]
     if len(found) != number or not re.match(first, found[0]):
-        raise QueueError(f"the cluster answers {line[:60]!r}, which is not understood")
+        raise _strange(line)
     return found
+
+
+def _strange(line: str) -> QueueError:
+    return QueueError(f"the cluster answers {line[:60]!r}, which is not understood")
 
 
 def _user(number: str) -> str:
