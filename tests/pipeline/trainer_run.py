@@ -93,6 +93,7 @@ class Run:
         self, bench: Bench, directory: Path, tuned: Path | None, changes: dict[str, Any]
     ) -> None:
         self.bench, self.directory, self.tuned, self.changes = bench, directory, tuned, changes
+        self.environment: dict[str, str] = {}
 
     def copy(self, name: str, *, until: int, **changes: Any) -> Run:
         """This run as it was after it saved iteration `until`, under another name."""
@@ -126,7 +127,9 @@ class Run:
         """Start `python -m primus.train`."""
         return subprocess.Popen(
             self.command(),
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            env=os.environ
+            | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+            | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
