@@ -277,7 +277,7 @@ def _seconds_left() -> float | None:
 
 def time_left(text: str) -> float | None:
     """Seconds of SLURM's `[days-][hours:]minutes:seconds`; None for `UNLIMITED` and the like."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    found = re.fullmatch(r"(?:(\d{1,9})-)?(?:(\d{1,9}):)?(\d{1,9}):(\d{1,9})", text)
     if found is None:
         return None
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())

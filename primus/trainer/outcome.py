@@ -45,7 +45,7 @@ def read_metrics(directory: Path) -> list[MetricsRow | ValidationRow]:
         ArtifactError: a line before the last is damaged (the last may be torn by a kill).
     """
     path = directory / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
