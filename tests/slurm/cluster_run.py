@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -71,6 +72,8 @@ class Job:
             f"#!/bin/sh\n# properties = {json.dumps(properties)}\nexport {exports}\n"
             f"exec {shlex.join(command)}\n"
         )
+        metrics = run.directory / "metrics.jsonl"
+        self._before = metrics.stat().st_size if metrics.exists() else 0
         self.number = self._call("submit", str(script))
         self._asked, self._running = 0.0, True
 
@@ -114,12 +117,12 @@ class Job:
         return "\n".join(path.read_text() for path in logs)
 
     def wait_for(self, iteration: int) -> None:
-        """Until the run has logged `iteration`."""
-        text = f'"iteration":{iteration},'
+        """Until the run has logged `iteration` in this job, or one beyond it."""
         metrics = self.run.directory / "metrics.jsonl"
 
         def reached() -> bool:
-            if metrics.exists() and text in metrics.read_text():
+            new = metrics.read_bytes()[self._before :] if metrics.exists() else b""
+            if any(int(found) >= iteration for found in re.findall(rb'"iteration":(\d+),', new)):
                 return True
             assert self.runs(), self.log()
             return False

@@ -122,7 +122,7 @@ def test_a_second_trainer_is_refused_and_a_cancelled_job_can_go_on(
     cluster: Lab, bench: Bench, undisturbed: Run
 ) -> None:
     run = bench.run("cancelled", **TWO)
-    job = Job(run, nodes=2, environment=SLOW)
+    job = Job(run, nodes=2, environment={"SLOW": "3"})
     job.wait_for(2)
     second = bench.run("cancelled", nproc_per_node=2, **SETTINGS)
     status, output = second.fail()
