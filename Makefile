@@ -21,7 +21,9 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 DEMO := llama3_8B_tiny
 QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
-SLURM_TESTS := $(wildcard tests/slurm/test_*.py)
+# The longest first, because they run three at a time.
+SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,faults driver training tuning preflight)
+SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
@@ -43,7 +45,7 @@ demo: runtime
 	python -m primus.config show $(DEMO) --paths
 	echo "make demo: $$((SECONDS - started)) s after the installation"
 
-test: check slow-tests
+test: check slow-tests test-slurm
 
 check: lint types imports quick-tests
 

@@ -140,6 +140,8 @@ _REFUSALS = {
     errno.EROFS: "name a directory that can be written to",
     errno.EACCES: "give this user the right, or name another path",
     errno.EPERM: "give this user the right, or name another path",
+    errno.EEXIST: "move away the file that lies there, or name another path",
+    errno.ENOTDIR: "move away the file that lies where a directory should be",
     errno.EIO: "have the device or the file system looked at",
     errno.ESTALE: "have the network file system looked at",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",

@@ -121,17 +121,16 @@ def test_ranks_that_die_or_stop_are_named_and_the_run_goes_on(
 def test_a_second_trainer_is_refused_and_a_cancelled_job_can_go_on(
     cluster: Lab, bench: Bench, undisturbed: Run
 ) -> None:
-    run = bench.run("cancelled", **TWO)
-    job = Job(run, nodes=2, environment={"SLOW": "3"})
+    run = bench.run("cancelled", nproc_per_node=2, **SETTINGS)
+    job = Job(run, nodes=1, environment={"SLOW": "3"})
     job.wait_for(2)
-    second = bench.run("cancelled", nproc_per_node=2, **SETTINGS)
-    status, output = second.fail()
+    status, output = run.fail()
     assert status == 2
     assert re.search(rf"process \d+ on node\d \(SLURM job {job.number}\) is writing", output)
     job.cancel()
     job.ends("failed")
     nothing_is_left_of(run)
-    Job(run, nodes=2).finish()
+    Job(run, nodes=1).finish()
     assert run.curve() == undisturbed.curve()
 
 
