@@ -22,7 +22,7 @@ from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer import optimizer_pieces
 from primus.trainer.checkpoint_write import Snapshot, Staging, first_cause, take, write
-from primus.trainer.files_seen import wait_for_files
+from primus.trainer.files_seen import is_there, wait_for_files
 from primus.trainer.fully_sharded import holder
 from primus.trainer.optimizer_state import adapt, ask_for_saved_names
 
@@ -106,7 +106,8 @@ def _seen_by_first(root: Path) -> list[Path]:
         UnavailableError: this rank does not see one that the first rank does.
     """
     found = directory.newest_first(root)
-    box = [[(path.name, (path / directory.MANIFEST).exists()) for path in found]]
+    # An empty manifest is damage, which nobody waits out.
+    box = [[(path.name, is_there(path / directory.MANIFEST)) for path in found]]
     distributed.broadcast_object_list(box, src=0)
     wait_for_files(root / name / directory.MANIFEST for name, whole in box[0] if whole)
     return [root / name for name, _ in box[0]]

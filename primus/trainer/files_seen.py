@@ -24,7 +24,7 @@ def wait_for_files(paths: Iterable[Path | None], seconds: float | None = None) -
     """
     end = time.monotonic() + (PATIENCE_SECONDS if seconds is None else seconds)
     for path in paths:
-        while path is not None and not _is_there(path):
+        while path is not None and not is_there(path):
             if time.monotonic() > end:
                 raise UnavailableError(
                     f"{path}: cannot be seen on {os.uname().nodename}, though the job's first node "
@@ -33,7 +33,8 @@ def wait_for_files(paths: Iterable[Path | None], seconds: float | None = None) -
             time.sleep(0.2)
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether this node sees the file, and something in it."""
     try:
         # Opening the directory makes a network file system ask its server again.
         os.close(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY))
