@@ -1,7 +1,7 @@
 """A command in a container from its start to its end: status, signals, leash, nothing left over.
 
 The runtime is a stand-in (fake_podman.py) that starts an ordinary process; a real podman is in
-tests/pipeline/test_container.py.
+tests/pipeline/test_container_podman.py.
 """
 
 from __future__ import annotations

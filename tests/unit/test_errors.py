@@ -87,7 +87,9 @@ def test_a_command_ends_with_the_status_of_its_error_and_says_it(kind: type[Prim
     assert (said in done.stderr) == (kind.exit_code != 2)
 
 
-@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO", "EMFILE", "ENOTDIR", "EEXIST"])
+@pytest.mark.parametrize(
+    "name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO", "EMFILE", "ENOTDIR", "EEXIST"]
+)
 def test_what_the_file_system_refuses_is_one_line(name: str) -> None:
     done = run_raising(f"OSError(errno.{name}, 'refused', 'output/x')")
     assert done.returncode == os.EX_IOERR

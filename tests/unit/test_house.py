@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,9 @@ def test_the_environment_is_the_locked_one() -> None:
         if (found := importlib.metadata.version(name)) != version
     }
     assert not wrong
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports them by name alone."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]

@@ -92,9 +92,9 @@ def test_sigterm_saves_and_a_killed_client_leaves_nothing(
     assert podman.containers() == []
 
     process = run.start()
-    run.wait_for(saved + 1, process).resume()
-    ranks = ranks_of(run)
-    assert len(ranks) >= 2
+    # Held until the clients are gone: the run is short.
+    held = run.wait_for(saved + 1, process)
+    assert len(ranks_of(run)) >= 2
     clients = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -102,6 +102,7 @@ def test_sigterm_saves_and_a_killed_client_leaves_nothing(
     ]
     for client in clients:
         os.kill(client.pid, signal.SIGKILL)
+    held.resume()
     output = process.communicate()[0]
     assert process.returncode not in (0, 75), output
     wait_for(lambda: not ranks_of(run) and podman.containers() == [])
