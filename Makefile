@@ -1,7 +1,7 @@
 # Every target works from nothing: it makes .venv from the lock files when that is missing or old.
 #
 #   make demo       train llama3_8B_tiny end to end on this machine
-#   make test       all tests that this machine can run
+#   make test       what CI runs: all tests but the long ones on SLURM
 #   make check      format, lint, types and the quick tests; under three minutes
 #   make test-slurm tests on a real SLURM that is started for them; needs root
 #   make audit      ask for known vulnerabilities of the locked packages; needs a network
@@ -24,10 +24,12 @@ QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
 # The longest first, because they run three at a time.
 SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,faults driver training tuning preflight)
 SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
+# Those that CI has time for.
+SLURM_SHORT := $(patsubst %,tests/slurm/test_%.py,jobs accounting nodes lab)
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
-.PHONY: demo test test-slurm check lint types imports quick-tests slow-tests audit fix lock runtime dev help
+.PHONY: demo test test-slurm slurm-short check lint types imports quick-tests slow-tests audit fix lock runtime dev help
 .DEFAULT_GOAL := help
 
 help:
@@ -45,7 +47,7 @@ demo: runtime
 	python -m primus.config show $(DEMO) --paths
 	echo "make demo: $$((SECONDS - started)) s after the installation"
 
-test: check slow-tests test-slurm
+test: check slow-tests slurm-short
 
 check: lint types imports quick-tests
 
@@ -71,6 +73,9 @@ slow-tests: dev
 # Each file has a cluster of its own; most of a test's time is waiting for SLURM.
 test-slurm: dev
 	@$(MAKE) -j 3 --output-sync=target $(SLURM_TESTS)
+
+slurm-short: dev
+	@$(MAKE) -j 3 --output-sync=target $(SLURM_SHORT)
 
 .PHONY: $(SLURM_TESTS)
 $(SLURM_TESTS):
