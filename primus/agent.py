@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from primus.artifacts.failure import Failure, RankEnd, RankStanding, Reason, how
 from primus.errors import TrainingError, run_main
 from primus.ranks.ends import catches, describe, oom_kills
+from primus.ranks.places import rank_directory
 from primus.ranks.progress import HANG, START
 from primus.ranks.watch import Patience, Watch
 
@@ -280,7 +281,7 @@ class Agent:
                 print(f"error: {where} {how(end)}. Its output: {file}", flush=True)
 
     def _file(self, number: int, name: str) -> Path:
-        return Path(self._args.log_dir, f"rank{self._first + number:03d}", name)
+        return Path(self._args.log_dir, rank_directory(self._first + number), name)
 
     def _end_all(self) -> None:
         """No process of a rank stays, those that it has started included."""

@@ -24,6 +24,7 @@ import psutil
 
 from primus.config.announce import on_cluster
 from primus.files import atomic_write
+from primus.processes import started
 
 LOCKS = Path(".snakemake") / "locks"
 NOTES = Path(".snakemake") / "drivers"
@@ -137,11 +138,7 @@ def _has_ended(driver: Driver) -> bool:
     """Of one on another host nothing is certain."""
     if driver.host != socket.gethostname():
         return False
-    try:
-        process = psutil.Process(driver.pid)
-        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() != driver.started
-    except psutil.NoSuchProcess:
-        return True
+    return started(driver.pid) != driver.started
 
 
 def _way_on(driver: Driver) -> str:

@@ -66,6 +66,17 @@ def replace_directory(finished: Path, directory: Path) -> None:
     fsync_directory(directory.parent)
 
 
+def tail(path: Path | str, size: int) -> bytes:
+    """The last `size` bytes of a file, or all of it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - size))
+        return stream.read()
+
+
 def read_json(path: Path | str) -> Any:
     """The content of a JSON file that this process may not have written.
 

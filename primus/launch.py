@@ -24,6 +24,7 @@ import psutil
 from primus.container.run import added, step_options
 from primus.container.spec import Container, python
 from primus.errors import UnavailableError
+from primus.ranks.places import node_directory
 
 _PR_SET_PDEATHSIG = 1
 
@@ -110,13 +111,7 @@ class Ranks:
                 f"nodes = {self.nodes}: {here}. "
                 "Fix: nodes: 1, or run on a cluster with --profile slurm"
             )
-        cores = os.environ.get("SLURM_CPUS_PER_TASK")
-        step = [
-            *one_per_node(self.nodes),
-            *((f"--cpus-per-task={cores}",) if cores else ()),
-            # Ranks bind themselves, where they do.
-            *("--cpu-bind=none", "--unbuffered"),
-        ]
+        step = with_all_cores(self.nodes)
         node = [
             *("-u", "-m", "primus.node"),
             *("--nproc-per-node", str(self.nproc_per_node), "--log-dir", str(self.log_directory)),
@@ -131,11 +126,6 @@ class Ranks:
         return [*step, sys.executable, *node, "--container", container.to_json(), *ranks]
 
 
-def node_directory(node: int) -> str:
-    """The name of a node's part of the logs."""
-    return f"node{node:03d}"
-
-
 def laid_over(base: Mapping[str, str], *layers: Mapping[str, str | None]) -> dict[str, str]:
     """An environment: each layer over those before it; None: unset."""
     found: dict[str, str | None] = dict(base)
@@ -148,6 +138,17 @@ def one_per_node(nodes: int) -> list[str]:
     """srun for a step of one task on each node of this job; one that fails ends the others."""
     one_each = (f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1")
     return ["srun", *one_each, "--kill-on-bad-exit=1"]
+
+
+def with_all_cores(nodes: int) -> list[str]:
+    """As `one_per_node`, each task with all of the job's cores there; output comes at once."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    return [
+        *one_per_node(nodes),
+        *((f"--cpus-per-task={cores}",) if cores else ()),
+        # Ranks bind themselves, where they do.
+        *("--cpu-bind=none", "--unbuffered"),
+    ]
 
 
 # Large tensors stay mapped between steps and lie in huge pages, so that they cost no page faults.

@@ -22,6 +22,7 @@ import psutil
 
 from primus.container.spec import Container, python
 from primus.errors import UnavailableError, run_main
+from primus.ranks.places import node_directory
 
 # Slurm's own words for the place of a step's task.
 _NODES, _NODE, _LIST = "SLURM_STEP_NUM_NODES", "SLURM_NODEID", "SLURM_STEP_NODELIST"
@@ -83,7 +84,7 @@ def agent(
         *("--nproc-per-node", str(nproc_per_node)),
         *("--master-addr", _address(first_node(environment[_LIST]))),
         *("--master-port", environment["MASTER_PORT"]),
-        *("--log-dir", str(log_directory / f"node{int(node):03d}")),
+        *("--log-dir", str(log_directory / node_directory(int(node)))),
         *("--module", module, "--", *arguments),
     ]
 

@@ -22,6 +22,7 @@ from typing import Any
 from primus.artifacts.run import Attempt, MetricsRow, TrainManifest
 from primus.config.paths import ARTIFACT
 from primus.errors import ArtifactError, RunConflictError, run_main
+from primus.files import tail
 from primus.slurm import queue
 from primus.slurm.job import key_of
 from primus.slurm.queue import QueuedJob
@@ -210,9 +211,7 @@ def _target(directory: Path, last: Attempt | None) -> int | None:
 def _last_row(path: Path) -> MetricsRow | None:
     """The last whole row of training; a torn one at the end is being written."""
     try:
-        with open(path, "rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = stream.read().splitlines()
+        lines = tail(path, _TAIL_BYTES).splitlines()
     except OSError:
         return None
     for line in reversed(lines):

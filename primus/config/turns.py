@@ -14,6 +14,7 @@ from primus.config.cluster import NONE
 from primus.config.estimate import checkpoint_bytes, estimate
 from primus.config.identity import stage_identity
 from primus.config.summary import amount, duration
+from primus.files import tail
 
 # Settings that say how long an iteration takes; others may differ from those of an earlier run.
 _SPEED = (
@@ -55,8 +56,7 @@ def _asked(asked: Mapping[str, Any]) -> str:
     words.append(f"{asked['cpus_per_task']} cores")
     words.append(f"{memory} MiB" if memory else "all memory")
     words.append(f"{asked['runtime']} min")
-    # What is said of the signal, the plan of turns says.
-    words += [word for word in asked["sbatch"].split() if not word.startswith("--signal=")]
+    words += asked["sbatch"].split()
     return ", ".join(words)
 
 
@@ -124,9 +124,7 @@ def _done(run: Path) -> int:
 def _rows(run: Path) -> Sequence[Mapping[str, Any]]:
     """The last rows of a run's metrics; of a torn one nothing."""
     try:
-        with open(run / "metrics.jsonl", "rb") as stream:
-            stream.seek(max(0, (run / "metrics.jsonl").stat().st_size - _TAIL_BYTES))
-            lines = stream.read().splitlines()
+        lines = tail(run / "metrics.jsonl", _TAIL_BYTES).splitlines()
     except OSError:
         return []
     found = []

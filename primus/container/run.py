@@ -25,6 +25,7 @@ from primus.container.arguments import client, srun_options
 from primus.container.environment import INSIDE, entering
 from primus.container.spec import Container, inside, python
 from primus.errors import RunConflictError, UnavailableError, run_main
+from primus.processes import started
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Of docker's and podman's clients: the container did not start; its program cannot run, is missing.
@@ -214,12 +215,12 @@ def _asked(*command: str) -> str | None:
 def _lives(owner: str) -> bool:
     """Whether `HOST/PID/STARTED` is a process of this host that runs."""
     try:
-        host, pid, started = owner.split("/")
-        process = psutil.Process(int(pid))
-        same = host == socket.gethostname() and abs(process.create_time() - float(started)) < 1
-    except (ValueError, psutil.NoSuchProcess):
+        host, pid, noted = owner.split("/")
+        found = started(int(pid))
+        same = found is not None and abs(found - float(noted)) < 1
+    except ValueError:
         return False
-    return same and process.status() != psutil.STATUS_ZOMBIE
+    return same and host == socket.gethostname()
 
 
 if __name__ == "__main__":

@@ -16,17 +16,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from types import TracebackType
 from typing import Any
-
-from typing_extensions import Self
 
 from primus.errors import PrimusError, UnavailableError
 from primus.gemm.backends.base import BackendSpec
-from primus.gemm.pool import START_SECONDS, TRIES, Answer, Request, with_words
+from primus.gemm.pool import START_SECONDS, TRIES, Answer, Measuring, Request, with_words
 from primus.gemm.process import Process, register, unregister
 from primus.gemm.stack import Stack, differences
-from primus.launch import one_per_node
+from primus.launch import with_all_cores
 from primus.node import node_names
 
 # A node ends its own work in time; one that says nothing for so long after that is lost.
@@ -79,10 +76,8 @@ class _Node:
     late: dict[int, float] = field(default_factory=dict)
 
 
-class Nodes:
+class Nodes(Measuring):
     """Measuring processes on several nodes, started when the first request comes.
-
-    Use it as a context manager: leaving it ends every process.
 
     Args:
         hosts: names of nodes of this job.
@@ -108,15 +103,8 @@ class Nodes:
         self._numbers = count()
         self._selector = selectors.DefaultSelector()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End every step."""
         self._end_all()
         self._selector.close()
 
@@ -177,12 +165,8 @@ class Nodes:
     def _start_all(self) -> None:
         """Start the steps, and hear from all what they have before any of them measures."""
         print(f"measuring on {', '.join(self._hosts)}", file=sys.stderr, flush=True)
-        cores = os.environ.get("SLURM_CPUS_PER_TASK")
         for number, host in enumerate(self._hosts):
-            step = [
-                *(*one_per_node(1), f"--nodelist={host}", "--cpu-bind=none", "--unbuffered"),
-                *((f"--cpus-per-task={cores}",) if cores else ()),
-            ]
+            step = [*with_all_cores(1), f"--nodelist={host}"]
             node = _Node(host, Process([*step, *self._command], number, {}, START_SECONDS))
             self._nodes.append(node)
             register(self._selector, node.process)

@@ -6,11 +6,12 @@ import json
 import selectors
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from typing_extensions import Self
 
@@ -45,9 +46,28 @@ class Answer:
     host: str | None = None
 
 
-class Measuring(Protocol):
-    """Whatever answers requests: processes of this machine, or of several nodes."""
+class Measuring(ABC):
+    """Whatever answers requests: processes of this machine, or of several nodes.
 
+    Use it as a context manager: leaving it ends every process.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End every process."""
+
+    @abstractmethod
     def run(
         self, requests: Iterable[Request], *, timeout: float, deadline: float = float("inf")
     ) -> Iterator[tuple[Request, Answer]]:
@@ -60,10 +80,8 @@ class _Task:
     tries: int = 1
 
 
-class Pool:
+class Pool(Measuring):
     """Up to `workers` processes of one backend, started when the first request comes.
-
-    Use it as a context manager: leaving it ends every process.
 
     Args:
         environment: variables of every process.
@@ -89,15 +107,8 @@ class Pool:
         self._again: deque[_Task] = deque()
         self._selector = selectors.DefaultSelector()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End every process."""
         for process in [*self._idle, *self._busy]:
             self._end(process)
         self._idle, self._busy = [], {}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from primus.artifacts.failure import RankEnd
+from primus.files import tail
 
 _BYTES = 1 << 14
 _LINES = 30
@@ -96,9 +97,7 @@ def telling(lines: Sequence[str]) -> str:
 def last_lines(path: Path, count: int = _LINES) -> list[str]:
     """The last lines of a file that are not empty; none where it cannot be read."""
     try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _BYTES))
-            text = stream.read().decode(errors="replace")
+        text = tail(path, _BYTES).decode(errors="replace")
     except OSError:
         return []
     return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
+from primus.ranks.places import rank_directory
+
 
 def log_of(directory: Path, rank: int, stream: str) -> Path:
     """The file of one rank's `stdout` or `stderr`."""
-    return directory / f"rank{rank:03d}" / f"{stream}.log"
+    return directory / rank_directory(rank) / f"{stream}.log"
 
 
 class RankLogs(LogsSpecs):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from primus.errors import UnavailableError
 from primus.launch import JOB
 from primus.node import node_names
+from primus.slurm import queue
 
 # Of a node's state, as sinfo shows it in full: words with which it takes no job.
 _AWAY = re.compile(r"down|drain|fail|maint|unknown|not_responding|power", re.IGNORECASE)
-_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,14 @@ def without(bad: Sequence[str]) -> Exclusion:
     if job is None:
         return Exclusion((), "this is no job of the pipeline on SLURM")
     try:
-        shown = _call("scontrol", "--oneliner", "show", "job", job)
+        shown = queue.ask(["scontrol", "--oneliner", "show", "job", job])
         partition, number = _field(shown, "Partition"), int(_field(shown, "NumNodes").split("-")[0])
         listed = _field(shown, "ExcNodeList")
         old = node_names(listed) if listed not in ("", "(null)") else []
-        states = _call(
-            "sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N %T"
+        states = queue.ask(
+            ["sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N %T"]
         )
-    except (UnavailableError, ValueError) as error:
+    except (queue.QueueError, UnavailableError, ValueError) as error:
         return Exclusion((), f"SLURM does not tell what the job may run on: {error}")
     excluded = sorted({*old, *bad})
     left = _there(states.splitlines()) - set(excluded)
@@ -73,15 +72,3 @@ def _field(text: str, name: str) -> str:
     if found is None:
         raise UnavailableError(f"scontrol show job says nothing of {name}")
     return found[1]
-
-
-def _call(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(f"{command[0]}: {error}") from error
-    if done.returncode != 0:
-        raise UnavailableError(f"{command[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout

@@ -80,7 +80,7 @@ def mine(seconds: float = _SECONDS) -> list[QueuedJob]:
     """
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%k|%R|%j"]
     found = []
-    for line in _run(command, seconds).splitlines():
+    for line in ask(command, seconds).splitlines():
         number, state, comment, where, name = _fields(line, 5, "[0-9]")
         if comment.startswith(PREFIX) and not re.match(_NUMBER, number):
             raise _strange(line)
@@ -107,7 +107,7 @@ def _from_controller(job: str) -> JobState | None:
     words = "%T|%r|%l|%N|%m"
     command = ["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--format={words}"]
     try:
-        lines = _run(command).splitlines()
+        lines = ask(command).splitlines()
     except QueueError as error:
         if "Invalid job id" in str(error):
             return None
@@ -119,7 +119,7 @@ def _from_accounting(job: str) -> JobState | None:
     words = "--format=State,Reason,Timelimit,NodeList,ReqMem"
     options = ["--allocations", "--noheader", "--parsable2", words]
     try:
-        lines = _run(["sacct", f"--jobs={job}", *options]).splitlines()
+        lines = ask(["sacct", f"--jobs={job}", *options]).splitlines()
     except QueueError as error:
         # Without accounting it says so; the job is then known to nobody.
         if "accounting storage is disabled" in str(error) or "not found" in str(error):
@@ -163,7 +163,12 @@ def _user(number: str) -> str:
         return number
 
 
-def _run(command: Sequence[str], seconds: float = _SECONDS) -> str:
+def ask(command: Sequence[str], seconds: float = _SECONDS) -> str:
+    """What a command of SLURM prints.
+
+    Raises:
+        QueueError: it fails, is not there, or does not answer within `seconds`.
+    """
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=seconds, errors="replace"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from primus.errors import run_main
+from primus.files import tail
 from primus.slurm import queue, states
 from primus.slurm.submit import DIRECTORY, LOGS
 
@@ -148,9 +149,7 @@ def _of_the_stage(lines: Sequence[str]) -> Sequence[str]:
 
 def _tail(path: Path) -> list[str]:
     try:
-        with open(path, "rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return stream.read().decode("utf-8", errors="replace").splitlines()
+        return tail(path, _TAIL_BYTES).decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
 

@@ -23,10 +23,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from primus.errors import RunConflictError
 from primus.files import atomic_write, read_json, umask
+from primus.processes import started
 
 # For how long an owner's heartbeat must stand still before the owner counts as gone, where nobody
 # says otherwise (`lease_timeout_seconds`). Reading a beat opens its file, on which network file
@@ -211,7 +210,7 @@ def _conflict(directory: Path, generation: int, owner: _Owner) -> RunConflictErr
 
 
 def _lives_here(owner: _Owner) -> bool:
-    return owner.host == socket.gethostname() and _started(owner.pid) == owner.started
+    return owner.host == socket.gethostname() and started(owner.pid) == owner.started
 
 
 def _publish(path: Path, patience: float) -> bool:
@@ -219,7 +218,7 @@ def _publish(path: Path, patience: float) -> bool:
     content = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": started(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
         "released": False,
         "patience": patience,
@@ -281,13 +280,4 @@ def _beat_of(directory: Path, generation: int) -> str | None:
     try:
         return _beat_path(directory, generation).read_text(encoding="utf-8")
     except OSError:
-        return None
-
-
-def _started(pid: int) -> float | None:
-    try:
-        process = psutil.Process(pid)
-        gone = process.status() == psutil.STATUS_ZOMBIE
-        return None if gone else process.create_time()
-    except psutil.NoSuchProcess:
         return None

@@ -28,8 +28,8 @@ from primus.errors import (
     UnavailableError,
     UserError,
 )
-from primus.launch import node_directory
 from primus.ranks.ends import last_lines, signal_name, telling
+from primus.ranks.places import node_directory
 from primus.trainer import checkpoint_directory, run_directory
 from primus.trainer.memory import advice
 from primus.trainer.restarts import close_earlier

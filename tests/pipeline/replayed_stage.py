@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from primus.config.frozen import StageSettings
+from tune_settings import tune_settings
+
 from primus.gemm.problem import Problem
 from primus.gemm.shapes import write_shapes
 
@@ -48,29 +49,16 @@ class ReplayedStage:
             "problems": [{"problem": p.to_json(), "candidates": candidates} for p in problems],
         }
         (path / "recording.json").write_text(json.dumps(recording))
-        keys = {
-            "enabled": True,
-            "budget_minutes": 5.0,
-            "coverage": 1.0,
-            "min_gain": None,
-            "problem_timeout_seconds": 60.0,
-            "allow_lossy": False,
-            "workers": None,
-            "store": str(self.store),
-            "replay_file": str(path / "recording.json"),
-            "workspace_mib": 32,
-            "expert_token_factors": [1.0],
-            "step_rounds": 0,
-            "nodes": 1,
-        }
-        settings = {
-            "platform": "cpu",
-            "threads_per_rank": 1,
-            "gemm_backend": "replay",
-            "env": {},
-            "gemm_tuning": keys | tuning,
-        }
-        StageSettings.of("tune", settings | dict(changes or {})).save(path / "settings.json")
+        settings = tune_settings(
+            self.store,
+            changes=changes,
+            **{
+                "replay_file": str(path / "recording.json"),
+                "expert_token_factors": [1.0],
+                **tuning,
+            },
+        )
+        settings.save(path / "settings.json")
 
     @property
     def output(self) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from cublaslt_fakes import FAST, ROOT, Fakes, call
+from tune_settings import tune_settings
 
 from primus.artifacts.gemm import TunedRow, load_tuned
-from primus.config.frozen import StageSettings
 from primus.gemm.cublaslt.algo_file import FILE_NAME, read_algorithms
 from primus.gemm.cublaslt.problem_text import render_problem
 from primus.gemm.cublaslt.use import use_of
@@ -43,29 +43,14 @@ class Stage:
             source="record",
             model={},
         )
-        tuning = {
-            "enabled": True,
-            "budget_minutes": 5.0,
-            "coverage": 1.0,
-            "min_gain": None,
-            "problem_timeout_seconds": 60.0,
-            "allow_lossy": False,
-            "workers": 1,
-            "store": str(path / "store"),
-            "replay_file": None,
-            "workspace_mib": 32,
-            "expert_token_factors": [1.0],
-            "step_rounds": 0,
-            "nodes": 1,
-        }
-        settings = {
-            "platform": "cuda",
-            "threads_per_rank": 1,
-            "gemm_backend": "cublaslt",
-            "env": {},
-            "gemm_tuning": tuning,
-        }
-        StageSettings.of("tune", settings).save(path / "settings.json")
+        settings = tune_settings(
+            path / "store",
+            platform="cuda",
+            gemm_backend="cublaslt",
+            workers=1,
+            expert_token_factors=[1.0],
+        )
+        settings.save(path / "settings.json")
 
     def run(self, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

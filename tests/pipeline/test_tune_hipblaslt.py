@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+from tune_settings import tune_settings
 
 from primus.artifacts.gemm import load_tuned
-from primus.config.frozen import StageSettings
 from primus.gemm.backends.base import BackendSpec
 from primus.gemm.hipblaslt.results_file import load_results
 from primus.gemm.pool import Pool
@@ -53,29 +53,10 @@ class Stage:
     ) -> subprocess.Popen[str]:
         shapes = self.directory / "shapes.jsonl"
         write_shapes(shapes, {(p, "forward"): 10 for p in problems}, source="record", model={})
-        keys = {
-            "enabled": True,
-            "budget_minutes": 5.0,
-            "coverage": 1.0,
-            "min_gain": None,
-            "problem_timeout_seconds": 60.0,
-            "allow_lossy": False,
-            "workers": None,
-            "store": str(self.directory / "store"),
-            "replay_file": None,
-            "workspace_mib": 32,
-            "expert_token_factors": [0.5, 1.0, 2.0],
-            "step_rounds": 0,
-            "nodes": 1,
-        }
-        settings = {
-            "platform": "rocm",
-            "threads_per_rank": 1,
-            "gemm_backend": "hipblaslt",
-            "env": {},
-            "gemm_tuning": keys | tuning,
-        }
-        StageSettings.of("tune", settings).save(self.directory / "settings.json")
+        settings = tune_settings(
+            self.directory / "store", platform="rocm", gemm_backend="hipblaslt", **tuning
+        )
+        settings.save(self.directory / "settings.json")
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "primus.tune"),

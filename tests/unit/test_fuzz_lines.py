@@ -151,7 +151,7 @@ STATE = b"CANCELLED by 0|None|1-00:00:00|node[1-2]|16000M\nCOMPLETED|None|60|n1|
 def answering(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     """A cluster whose commands answer with that."""
     text = content.decode(errors="replace")
-    monkeypatch.setattr(queue, "_run", lambda *_: text)
+    monkeypatch.setattr(queue, "ask", lambda *_: text)
 
 
 @fuzz

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from gemm_replay import recording, shape
+from tune_settings import tune_settings
 
 from primus.artifacts.gemm import load_tuned
-from primus.config.frozen import StageSettings
 from primus.errors import ArtifactError, PrimusError, UnavailableError
 from primus.gemm import pool as pool_module
 from primus.gemm import worker as worker_module
@@ -290,29 +290,8 @@ def run_stage(tmp_path: Path, output: str, **tuning) -> Path:
     spec = recording(tmp_path / "r.json", [WINNER, PLAIN, CRASHES], details=details)
     calls = {(shape(n).problem, "forward"): n + 1 for n in range(3)}
     write_shapes(tmp_path / "shapes.jsonl", calls, source="record", model={})
-    keys = {
-        "enabled": True,
-        "budget_minutes": 5.0,
-        "coverage": 1.0,
-        "min_gain": 0.05,
-        "problem_timeout_seconds": 60.0,
-        "allow_lossy": False,
-        "workers": None,
-        "store": str(tmp_path / "store"),
-        "replay_file": spec.replay_file,
-        "workspace_mib": 32,
-        "expert_token_factors": [0.5, 1.0, 2.0],
-        "step_rounds": 0,
-        "nodes": 1,
-    }
-    settings = {
-        "platform": "cpu",
-        "threads_per_rank": 1,
-        "gemm_backend": "replay",
-        "env": {},
-        "gemm_tuning": keys | tuning,
-    }
-    StageSettings.of("tune", settings).save(tmp_path / "settings.json")
+    keys = {"min_gain": 0.05, "replay_file": spec.replay_file, **tuning}
+    tune_settings(tmp_path / "store", **keys).save(tmp_path / "settings.json")
     arguments = ["--settings", tmp_path / "settings.json", "--shapes", tmp_path / "shapes.jsonl"]
     main([str(a) for a in (*arguments, "--output", tmp_path / output)])
     return tmp_path / output

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -196,14 +197,14 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         wanted="2-2", excluded="(null)", states="n1 idle\nn2 alloc\nn3 idle\nn4 idle\n"
     )
 
-    def call(*command: str) -> str:
+    def ask(command: Sequence[str]) -> str:
         if command[0] == "sinfo":
             assert "--partition=main" in command
             return str(said.states)
         return JOB_LINE.format(wanted=said.wanted, excluded=said.excluded)
 
     monkeypatch.setenv(JOB, "7")
-    monkeypatch.setattr(nodes, "_call", call)
+    monkeypatch.setattr(nodes.queue, "ask", ask)
     monkeypatch.setattr(nodes, "node_names", lambda text: text.split(","))
     return said
 
