@@ -229,7 +229,9 @@ def end_hard(process: subprocess.Popen[Any]) -> int:
         time.sleep(0.3)
     with suppress(subprocess.TimeoutExpired):
         return process.wait(timeout=_END_SECONDS)
-    # A rank that is stopped hears nothing, and would be left behind.
+    # A rank that is stopped hears nothing, and would be left behind. Stopped itself, the process
+    # can neither start more of them nor end well because they are gone.
+    process.send_signal(signal.SIGSTOP)
     for child in psutil.Process(process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
