@@ -1,7 +1,7 @@
 # Every target works from nothing: it makes .venv from the lock files when that is missing or old.
 #
 #   make demo       train llama3_8B_tiny end to end on this machine
-#   make test       what CI runs: all tests but the long ones on SLURM
+#   make test       what CI runs: all tests
 #   make check      format, lint, types and the quick tests; under three minutes
 #   make test-slurm tests on a real SLURM that is started for them; needs root
 #   make audit      ask for known vulnerabilities of the locked packages; needs a network
@@ -21,15 +21,13 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 DEMO := llama3_8B_tiny
 QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
-# The longest first, because they run three at a time.
-SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,faults driver training tuning preflight)
+# The longest first, because only a few run at a time.
+SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,driver rank_faults job_faults training tuning)
 SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
-# Those that CI has time for.
-SLURM_SHORT := $(patsubst %,tests/slurm/test_%.py,jobs accounting nodes lab)
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
-.PHONY: demo test test-slurm slurm-short check lint types imports quick-tests slow-tests audit fix lock runtime dev help
+.PHONY: demo test test-slurm check lint types imports quick-tests slow-tests audit fix lock runtime dev help
 .DEFAULT_GOAL := help
 
 help:
@@ -47,7 +45,7 @@ demo: runtime
 	python -m primus.config show $(DEMO) --paths
 	echo "make demo: $$((SECONDS - started)) s after the installation"
 
-test: check slow-tests slurm-short
+test: check slow-tests test-slurm
 
 check: lint types imports quick-tests
 
@@ -72,10 +70,7 @@ slow-tests: dev
 
 # Each file has a cluster of its own; most of a test's time is waiting for SLURM.
 test-slurm: dev
-	@$(MAKE) -j 3 --output-sync=target $(SLURM_TESTS)
-
-slurm-short: dev
-	@$(MAKE) -j 3 --output-sync=target $(SLURM_SHORT)
+	@$(MAKE) -j 4 --output-sync=target $(SLURM_TESTS)
 
 .PHONY: $(SLURM_TESTS)
 $(SLURM_TESTS):

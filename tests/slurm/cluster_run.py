@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,31 @@ from lab import wait
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 from trainer_run import REPOSITORY, Bench, Run
 
-__all__ = ["Bench", "Job", "Run", "leftovers", "ranks"]
+__all__ = [
+    "SETTINGS",
+    "SLOW",
+    "TWO",
+    "Bench",
+    "Job",
+    "Run",
+    "leftovers",
+    "nothing_is_left_of",
+    "ranks",
+]
+
+# For runs that are to be hurt: one rank on each of two nodes, and a moment between iterations for
+# a fault to come.
+SETTINGS: dict[str, Any] = {
+    "train_iters": 40,
+    "lr_decay_iters": 40,
+    "save_interval": 4,
+    "hang_timeout_minutes": 5.0,
+    "lease_timeout_seconds": 6.0,
+    "preflight": {"enabled": False},
+    "slurm": {"warning_seconds": 5},
+}
+TWO = SETTINGS | {"nproc_per_node": 1, "nodes": 2}
+SLOW = {"SLOW": "0.3"}
 
 # Read by every Python of a job. Iterations that take a while let a test act between two of them.
 _HOOK = """
@@ -75,7 +98,6 @@ class Job:
         metrics = run.directory / "metrics.jsonl"
         self._before = metrics.stat().st_size if metrics.exists() else 0
         self.number = self._call("submit", str(script))
-        self._asked, self._running = 0.0, True
 
     def _call(self, module: str, argument: str) -> str:
         done = subprocess.run(
@@ -94,11 +116,14 @@ class Job:
         return self._call("status", self.number)
 
     def runs(self) -> bool:
-        """Whether it has not ended; asked at most every two seconds, for the asking costs."""
-        if time.monotonic() - self._asked > 2:
-            self._running = self.status() == "running"
-            self._asked = time.monotonic()
-        return self._running
+        """Whether it has not ended; a program is asked that costs less than Python's start."""
+        if self._queued("%T") in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"):
+            return True
+        return self.status() == "running"
+
+    def _queued(self, word: str) -> str:
+        command = ["squeue", "-h", "-j", self.number, "-o", word]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
     def ends(self, word: str, seconds: float = 300.0) -> str:
         """Wait for its end, which must be `word`; what it printed."""
@@ -139,9 +164,7 @@ class Job:
 
     def nodes(self) -> list[int]:
         """The numbers of the nodes that it runs on, the first one first."""
-        command = ["squeue", "-h", "-j", self.number, "-o", "%N"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        command = ["scontrol", "show", "hostnames", listed]
+        command = ["scontrol", "show", "hostnames", self._queued("%N")]
         names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         return [int(name.removeprefix("node")) for name in names]
 
@@ -171,3 +194,12 @@ def leftovers() -> list[str]:
         if not dead and any(name in command for name in ("primus.train", "primus.agent")):
             found.append(command)
     return found
+
+
+def nothing_is_left_of(run: Run) -> None:
+    """Wait until no process of a run's trainings is left anywhere."""
+    wait(
+        lambda: not [line for line in leftovers() if str(run.directory) in line],
+        f"{leftovers()}",
+        seconds=30,
+    )

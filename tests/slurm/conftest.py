@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster_run import SETTINGS, Bench, Run
 from job_calls import Submit, submitter
 from lab import Lab
 
@@ -33,3 +34,17 @@ def submit(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submit:
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     monkeypatch.chdir(tmp_path)
     return submitter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A directory that all nodes see, with samples."""
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bench: Bench) -> Run:
+    """Two ranks on this machine, which nothing hurts."""
+    run = bench.run("undisturbed", nproc_per_node=2, **SETTINGS)
+    run.finish()
+    return run

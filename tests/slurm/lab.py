@@ -370,16 +370,17 @@ def _succeeds(command: Sequence[str]) -> bool:
 
 
 def wait(done: Callable[[], bool], complaint: str, seconds: float = 30.0) -> None:
-    """Wait until `done()`.
+    """Wait until `done()`, which is asked less often the longer it takes: asking costs, too.
 
     Raises:
         RuntimeError: it is not within `seconds`.
     """
-    end = time.monotonic() + seconds
+    started = time.monotonic()
     while not done():
-        if time.monotonic() > end:
+        waited = time.monotonic() - started
+        if waited > seconds:
             raise RuntimeError(f"lab: {complaint} after {seconds:.0f} s")
-        time.sleep(0.05)
+        time.sleep(min(1.0, max(0.05, waited / 50)))
 
 
 def _processes() -> list[int]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_run import Bench, Job, Run
 from lab import Lab, wait
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
-from trainer_run import REPOSITORY, Bench, Run
 
 from primus.artifacts.preflight import Preflight
 
@@ -26,47 +19,11 @@ pytestmark = pytest.mark.slurm
 TOLERANT: dict[str, Any] = {"seconds": 150.0, "gemm_fraction": 0.2, "bandwidth_fraction": 0.2}
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("slurm-preflight"))
-
-
-def call(module: str, argument: str, directory: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", f"primus.slurm.{module}", argument],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def train(run: Run, **resources: Any) -> tuple[str, str]:
-    """How a job ends that trains the run, and what it says."""
-    properties = {
-        "rule": "train",
-        "wildcards": {"experiment": run.directory.name},
-        "output": [str(run.directory / "train.json")],
-        "threads": 1,
-        "resources": {"mem_mb": 4000, "runtime": 10, **resources},
-    }
-    script = run.bench.path / f"{run.directory.name}.sh"
-    environment = f"export PYTHONPATH={REPOSITORY} OMP_NUM_THREADS=1"
-    script.write_text(
-        f"#!/bin/sh\n# properties = {json.dumps(properties)}\n{environment}\n"
-        f"exec {shlex.join(run.command())}\n"
-    )
-    job = call("submit", str(script), run.bench.path)
-
-    def ended() -> bool:
-        return call("status", job, run.bench.path) != "running"
-
-    wait(ended, f"job {job} does not end", seconds=450)
-    logs = (run.bench.path / "output" / "logs" / "slurm").glob(f"*.{job}.log")
-    return call("status", job, run.bench.path), "\n".join(path.read_text() for path in logs)
+    """How a job on three nodes ends that trains the run, and what it says."""
+    job = Job(run, nodes=3, **resources)
+    wait(lambda: not job.runs(), f"job {job.number} does not end", seconds=450)
+    return job.status(), job.log()
 
 
 def checks(run: Run) -> list[Preflight]:
@@ -116,7 +73,7 @@ def test_a_slow_node_is_named_and_the_job_trains_on_the_others(lab: Lab, bench: 
         "slow-link", nodes=3, nproc_per_node=1, train_iters=10, global_batch_size=6, preflight=keys
     )
     with slow_link(2):
-        state, said = train(run, nodes=3)
+        state, said = train(run)
     assert state == "success", said
     found = checks(run)
     assert [(f.node, f.check) for f in found[-2].broken] == [("node2", "all-reduce between")]
@@ -143,7 +100,7 @@ def test_nodes_without_the_runs_directory_are_named_before_any_rank_starts(
         4: f"mount -t tmpfs tmpfs {run.directory}",
     }
     with other_mounts(lab, mounts):
-        state, said = train(run, nodes=3, exclude="node1")
+        state, said = train(run, exclude="node1")
     assert state == "failed"
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert [line.split(": ")[1:3] for line in lines] == [

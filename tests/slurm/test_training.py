@@ -19,26 +19,21 @@ DENSE: dict[str, Any] = {
 }
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "DP on 4": (4, DENSE),
-    "TP x PP on 2": (
-        2,
-        DENSE | {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2},
-    ),
-    "EP on 2": (
+    "TP x PP x EP on 2": (
         2,
         DENSE
         | {
             "experiment": "mixtral_8x7B_tiny",
             "num_experts": 4,
             "moe_ffn_hidden_size": 32,
+            "tensor_model_parallel_size": 2,
+            "sequence_parallel": True,
+            "pipeline_model_parallel_size": 2,
             "expert_model_parallel_size": 2,
+            "expert_tensor_parallel_size": 1,
         },
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("slurm-training"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
