@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from primus.config.arguments import add_config_argument, overrides
+from primus.config.extent import recorded
 from primus.config.identity import StageKey, closure, identities, upstream_of
 from primus.config.load import load
 from primus.config.paths import artifact, settings_file
@@ -82,7 +83,8 @@ def _verdict(
         verdict.changes = _changes(before["identity"], made.identity)
         verdict.options = _changes(before["options"], made.options)
         if not exists or verdict.key == before["key"]:
-            verdict.changes += _changes(_extent_done(before, root / verdict.path), made.extent)
+            done = recorded(before["extent"], root / verdict.path) or before["extent"]
+            verdict.changes += _changes(done, made.extent)
     moved = [
         name
         for name, key in made.upstream.items()
@@ -117,16 +119,6 @@ def _newest(made: StageKey, root: Path) -> dict[str, Any] | None:
         if {"key", "identity", "extent", "options", "upstream"} <= set(content):
             return dict(content)
     return None
-
-
-def _extent_done(before: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """How far the artefact at `path` went, by its own word; else by the frozen settings."""
-    extent: Mapping[str, Any] = before["extent"]
-    try:
-        recorded = read_json(path)["settings"] if extent else {}
-        return {name: recorded[name] for name in extent}
-    except (OSError, ValueError, KeyError, TypeError):
-        return extent
 
 
 def _extent_changed(verdict: Verdict, made: StageKey) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from primus.config import cluster, start_model, text_files
+from primus.config.extent import renew
 from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
@@ -137,6 +138,8 @@ class Pipeline:
         """
         plan = self.plan(experiment, kind)
         require_writable(self.root / "output")
+        for stage in plan.stages_of(kind):
+            renew(plan.stages[stage], self.root)
         return [artifact(plan.stages[stage]) for stage in TARGETS[kind]]
 
     def by_key(self, stage: Stage, owner: str, key: str) -> Plan:

@@ -121,6 +121,25 @@ def test_without_the_metadata_of_snakemake(project: Project) -> None:
         shutil.move(project.path / "away", kept)
 
 
+def test_an_extent_of_which_snakemake_has_no_record(project: Project) -> None:
+    """As after a job that ended while no Snakemake waited: its settings are older than it."""
+    project.set({"train_iters": 40})
+    assert project.snakemake(TARGET, "--until", "settings").returncode == 0
+    project.set({"train_iters": 8})
+    for name in ("train.json", "hf/manifest.json", "report.json", "report.html", "loss.png"):
+        for path in project.path.glob(f"output/runs/*/*/{name}"):
+            path.touch()
+    kept = project.path / ".snakemake"
+    shutil.move(kept, project.path / "away")
+    try:
+        assert project.plan(TARGET) == {}
+        project.set({"train_iters": 40})
+        assert project.plan(TARGET) == AFTER_TRAIN
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.move(project.path / "away", kept)
+
+
 def test_new_text_is_seen(project: Project) -> None:
     added = project.path / "corpus/added.txt"
     added.write_text("A new file.\n")
