@@ -17,6 +17,7 @@ from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
+from primus import pickles
 from primus.artifacts.run import CheckpointManifest
 from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
@@ -154,14 +155,23 @@ def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> Ch
 
 
 def _verify_together(candidate: Path, key: str | None) -> list[str]:
-    problem = None
+    """What is wrong, the same on all ranks: first every hash, then what would run code."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
-    try:
+
+    def hashes() -> None:
         manifest = directory.load_manifest(candidate, key)
         directory.verify_files(candidate, sorted(manifest.files.items())[rank::world])
+
+    return _problems(hashes) or _problems(lambda: pickles.check(candidate, rank, world))
+
+
+def _problems(verify: Callable[[], None]) -> list[str]:
+    problem = None
+    try:
+        verify()
     except ArtifactError as error:
         problem = str(error)
-    gathered: list[str | None] = [None] * world
+    gathered: list[str | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, problem)
     return sorted({text for text in gathered if text})
 

@@ -116,7 +116,9 @@ def test_no_error_is_swallowed_and_no_yaml_runs_code(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not swallowed(ast.parse(text))
     assert "yaml.load(" not in text
-    assert "import pickle" not in text
+    # What refuses to unpickle is a pickle.Unpickler itself; tests/unit/test_security_checkpoint.py.
+    if path.name != "pickles.py":
+        assert not re.search(r"^\s*(import|from) pickle\b", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
