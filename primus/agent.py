@@ -18,6 +18,7 @@ for a hang after 30 s, dies of SIGUSR1, and calls a run that saved and left afte
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from primus.artifacts.failure import Failure, RankEnd, RankStanding, Reason, how
 from primus.errors import TrainingError, run_main
+from primus.ranks import network
 from primus.ranks.ends import catches, describe, oom_kills
 from primus.ranks.places import rank_directory
 from primus.ranks.progress import HANG, START
@@ -94,6 +96,8 @@ class Agent:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._first = args.node_rank * args.nproc_per_node
+        # What is on one node is nobody else's business.
+        self._address = network.LOCAL if args.nnodes == 1 else args.master_addr
         self._patience = args.hang_seconds and Patience(
             seconds=args.hang_seconds, start_seconds=args.start_seconds
         )
@@ -131,12 +135,11 @@ class Agent:
 
         args = self._args
         try:
-            return Meeting(
-                args.master_addr, args.master_port, node=args.node_rank, nodes=args.nnodes
-            )
-        except RuntimeError as error:
-            where = f"{args.master_addr} port {args.master_port}"
-            taken = "EADDRINUSE" in str(error)
+            address = network.numeric(self._address)
+            return Meeting(address, args.master_port, node=args.node_rank, nodes=args.nnodes)
+        except (OSError, RuntimeError) as error:
+            where = f"{self._address} port {args.master_port}"
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
             self._record("port" if taken else "peer")
             raise TrainingError(
                 f"{where}: the port is taken. Fix: start again, another one is chosen"
@@ -173,7 +176,7 @@ class Agent:
             "WORLD_SIZE": str(args.nnodes * args.nproc_per_node),
             "LOCAL_WORLD_SIZE": str(args.nproc_per_node),
             "GROUP_RANK": str(args.node_rank),
-            "MASTER_ADDR": args.master_addr,
+            "MASTER_ADDR": self._address,
             "MASTER_PORT": str(self._meeting.port),
             "TORCHELASTIC_RUN_ID": "agent",
             "TORCHELASTIC_RESTART_COUNT": "0",
@@ -184,6 +187,7 @@ class Agent:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             # A rank that a signal ends says where it was.
             "PYTHONFAULTHANDLER": "1",
+            **(network.stay_local() if args.nnodes == 1 else {}),
             **self._watch.environment(number),
         }
 

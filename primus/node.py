@@ -52,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     arguments = agent(os.environ, args.nproc_per_node, args.log_dir, args.module, args.arguments)
     command = python(args.container, arguments)
-    variables = {**interfaces(_address(first_node(os.environ[_LIST]))), **os.environ}
+    # What is on one node stays there.
+    several = os.environ[_NODES] != "1"
+    chosen = interfaces(_address(first_node(os.environ[_LIST]))) if several else {}
+    variables = {**chosen, **os.environ}
     os.execvpe(command[0], command, variables)  # noqa: S606  # an argument list, no shell
 
 

@@ -12,6 +12,8 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from primus.ranks.network import listener
+
 # Nodes of a job start at different times, containers take their time.
 _MEET = timedelta(minutes=15)
 _LEAVE_SECONDS = 60.0
@@ -28,15 +30,31 @@ class Meeting:
         heard: set when another node has failed, or the first one is gone.
         reason: why, once heard.
 
+    Args:
+        address: of the first node, numeric; the store listens there and nowhere else.
+
     Raises:
-        RuntimeError: the port is taken (EADDRINUSE), or the first node is not reached in time.
+        OSError: the port is taken (EADDRINUSE).
+        RuntimeError: the first node is not reached in time.
     """
 
     def __init__(self, address: str, port: int, *, node: int, nodes: int) -> None:
         self._node, self._nodes = node, nodes
-        self._store = TCPStore(
-            address, port, is_master=node == 0, timeout=_MEET, wait_for_workers=False
-        )
+        if node == 0:
+            with listener(address, port, nodes) as bound:
+                # By itself the store listens on every interface. It closes what it is given.
+                self._store = TCPStore(
+                    address,
+                    bound.getsockname()[1],
+                    is_master=True,
+                    timeout=_MEET,
+                    wait_for_workers=False,
+                    master_listen_fd=bound.detach(),
+                )
+        else:
+            self._store = TCPStore(
+                address, port, is_master=False, timeout=_MEET, wait_for_workers=False
+            )
         self.port: int = self._store.port
         self.heard = threading.Event()
         self.reason = ""

@@ -19,6 +19,7 @@ from megatron.core.transformer.module import Float16Module
 from torch import distributed
 
 from primus.config.frozen import StageSettings
+from primus.ranks.network import stay_local
 from primus.trainer.fully_sharded import shard, without_memory
 from primus.trainer.initialize import draw_weights, leave_weights
 from primus.trainer.model import ModelConfig, build_model, use_transformer_engine
@@ -36,6 +37,7 @@ def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
     if "RANK" in os.environ:
         distributed.init_process_group(backend, timeout=timeout)
     else:
+        os.environ.update(stay_local())
         store = distributed.HashStore()  # type: ignore[attr-defined]
         distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     initialize_groups(settings)
