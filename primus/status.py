@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from primus.artifacts.run import Attempt, MetricsRow, TrainManifest
+from primus.config.load import experiments
 from primus.config.paths import ARTIFACT
-from primus.errors import ArtifactError, RunConflictError, run_main
+from primus.config.problems import did_you_mean, listed, show
+from primus.errors import ArtifactError, RunConflictError, UserError, run_main
 from primus.files import tail
 from primus.slurm import queue
 from primus.slurm.job import key_of
@@ -75,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again"
     )
     args = parser.parse_args(argv)
+    _require_known(args.experiment)
     while True:
         jobs = _jobs()
         found, others = statuses(args.experiment, jobs), other_jobs(args.experiment, jobs)
@@ -90,6 +93,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.watch is None:
             return
         time.sleep(args.watch)
+
+
+def _require_known(names: Sequence[str]) -> None:
+    """Raises a UserError for a name that is neither configured here nor has a run."""
+    known = {*experiments(), *(path.name for path in RUNS.glob("*"))}
+    for name in names:
+        if name not in known:
+            fix = did_you_mean(name, known) or f"known: {listed(known)}"
+            raise UserError(f"configs: there is no experiment {show(name)}. Fix: {fix}")
 
 
 def statuses(

@@ -70,10 +70,18 @@ class Job:
         """The job of a script that Snakemake wrote.
 
         Raises:
-            UserError: the script has no line of properties, or none that can be read.
+            UserError: the script is missing, or has no line of properties that can be read.
         """
         try:
-            found = _PROPERTIES.search(script.read_text(encoding="utf-8"))
+            text = script.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{script}: cannot be read: {error.strerror}. Fix: name a script of Snakemake's"
+            ) from error
+        except ValueError:
+            text = ""
+        try:
+            found = _PROPERTIES.search(text)
             return cls._of(parse_json(found[1]) if found else None)
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(

@@ -22,6 +22,8 @@ from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
 from primus.errors import (
     ArtifactError,
+    CheckpointError,
+    DataError,
     OutOfMemoryError,
     PreemptedError,
     TrainingError,
@@ -80,6 +82,7 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
         UserError: it failed by a mistake that the user can mend; the rank's own words.
         PreemptedError: it was asked to stop, and has saved.
         OutOfMemoryError: a rank got no memory; the message names the keys to change.
+        CheckpointError: no checkpoint could be saved, or none is good.
         TrainingError: it failed, or left no good checkpoint at `train_iters`; the
             message names the cause, the logs and what to do.
     """
@@ -92,14 +95,17 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
         close_earlier(directory, attempt)
     if attempt is not None and attempt.status == "completed" and finished(directory, settings):
         return
+    failures = failures_of(path / "logs", settings.nodes)
+    found = first_cause(failures)
+    ended = found[1].status if found is not None else status
     if attempt is not None and attempt.mendable:
-        raise UserError(attempt.reason)
+        kind = DataError if ended == DataError.exit_code else UserError
+        raise kind(attempt.reason)
     if attempt is None and status == UserError.exit_code:
         raise UnavailableError(
             f"{directory}: the ranks of attempt {number} cannot be started; why is said above. "
             "Fix: mend that, and run the same command again"
         )
-    failures = failures_of(path / "logs", settings.nodes)
     if status > _SIGNALLED:
         # So srun and shells say it.
         status = _SIGNALLED - status
@@ -110,13 +116,14 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
             path / "attempt.json"
         )
     message = f"{directory}: attempt {number} {cause}. Logs: {path / 'logs'}. "
-    found = first_cause(failures)
     if status == os.EX_OSERR or (found is not None and found[1].out_of_memory):
         raise OutOfMemoryError(f"{message}The last checkpoint is kept. Fix: {advice(settings)}")
     message += "The last checkpoint is kept; run the same command again to go on from it"
     if attempt is not None and attempt.status == "preempted":
         advanced = attempt.last_iteration > attempt.first_iteration
         raise PreemptedError(message, advanced=advanced)
+    if ended == CheckpointError.exit_code:
+        raise CheckpointError(message)
     raise TrainingError(message)
 
 

@@ -169,7 +169,7 @@ def test_a_full_disk(bench: Bench, undisturbed: Run, small_disk: Path, behind: b
     filler = small_disk / "filler"
     filler.write_bytes(bytes(free_bytes(small_disk) - 2 * size - (3 << 20) // 2))
     status, output = run.fail()
-    assert status == 1
+    assert status == 74
     found = re.search(
         r"cannot save iteration \d+: \S+: a checkpoint needs \S+ MiB, and \S+ \w+ are free", output
     )
@@ -197,7 +197,7 @@ def test_an_error_at_fsync(bench: Bench, undisturbed: Run, bad_disk: Path, behin
     run = bench.run(f"eio-{behind}", async_save=behind, **CHANGES)
     run.environment = {"LD_PRELOAD": str(bad_disk), "EIO_IN": "/.iter_0000006."}
     status, output = run.fail()
-    assert status == 1
+    assert status == 74
     assert re.search(r"cannot save iteration 6: .*Input/output error", output), output
     assert [path.name for path in run.checkpoints()] == ["iter_0000002", "iter_0000004"]
     assert not list((run.directory / "checkpoints").glob(".iter_*"))
@@ -218,7 +218,7 @@ def test_an_error_on_one_rank_of_two(bench: Bench, bad_disk: Path) -> None:
     run = bench.run("two-behind", async_save=True, **changes)
     run.environment = {"LD_PRELOAD": str(bad_disk), "EIO_IN": "/.iter_0000004.001.tmp/__1_"}
     status, output = run.fail()
-    assert status == 1
+    assert status == 74
     assert re.search(r"cannot save iteration 4: rank 1: .*Input/output error", output), output
     assert [path.name for path in run.checkpoints()] == ["iter_0000002"]
     run.environment = {}
