@@ -20,7 +20,8 @@ def matching(patterns: Iterable[str], root: Path) -> list[str]:
     """
     found: set[str] = set()
     for pattern in patterns:
-        names = glob.glob(pattern, root_dir=root, recursive=True)
+        # The pattern itself, too: a file's own name may look like one.
+        names = [pattern, *glob.glob(pattern, root_dir=root, recursive=True)]
         found.update(name for name in names if (root / name).is_file())
     return sorted(found)
 

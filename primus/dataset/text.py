@@ -48,7 +48,9 @@ def expand(patterns: Sequence[str], key: str = "data_path") -> list[str]:
     """
     found: dict[str, None] = {}
     for pattern in patterns:
-        names = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        # A file whose own name looks like a pattern is meant, too; it hides nothing.
+        literally = {pattern} if os.path.exists(pattern) else set()
+        names = sorted(literally | set(glob.glob(pattern, recursive=True)))
         files = [name for name in names if os.path.isfile(name)]
         if not files and names:
             raise DataError(

@@ -10,6 +10,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from primus.config.text_files import matching
 from primus.dataset.bad_lines import BadLines
 from primus.dataset.text import BadRecord, TextFile, _lines, expand, parse
 from primus.errors import DataError
@@ -103,6 +104,21 @@ def test_a_bad_byte_of_a_text_file_is_found_by_its_line() -> None:
     with pytest.raises(BadRecord, match="0xe9") as caught:
         parse("txt", b"one\ntwo\ncaf\xe9\n", "text")
     assert caught.value.lines_below == 2
+
+
+def test_a_file_named_like_a_pattern_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the plan and the stage mean the same files."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("*.txt", "a.txt", "b[1].txt", "b1.txt"):
+        (tmp_path / name).write_text("x\n")
+    for pattern, names in (
+        ("*.txt", ["*.txt", "a.txt", "b1.txt", "b[1].txt"]),
+        ("b[1].txt", ["b1.txt", "b[1].txt"]),
+    ):
+        assert expand([pattern]) == names
+        assert matching([pattern], tmp_path) == names
 
 
 def test_expand_keeps_the_order_of_patterns_and_sorts_within(
