@@ -67,15 +67,18 @@ def export_checkpoint(
         )
     shutil.rmtree(temporary := directory.with_name(f".{directory.name}.tmp"), ignore_errors=True)
     temporary.mkdir(parents=True)
-    verify(checkpoint, run.key)
-    settings = Values(with_defaults(run.settings), "the run's settings")
-    written = write_model(checkpoint, settings, temporary, eod_id=tokenizer.eod_id)
-    for name, record in tokenizer.files.items():
-        record.verify(source := tokenizer_path.parent / name)
-        shutil.copyfile(source, temporary / name)
-    files = {path.name: FileRecord.of(path) for path in sorted(temporary.iterdir())}
-    # An older one is replaced: it can be made again from its checkpoint.
-    replace_directory(temporary, directory)
+    try:
+        verify(checkpoint, run.key)
+        settings = Values(with_defaults(run.settings), "the run's settings")
+        written = write_model(checkpoint, settings, temporary, eod_id=tokenizer.eod_id)
+        for name, record in tokenizer.files.items():
+            record.verify(source := tokenizer_path.parent / name)
+            shutil.copyfile(source, temporary / name)
+        files = {path.name: FileRecord.of(path) for path in sorted(temporary.iterdir())}
+        # An older one is replaced: it can be made again from its checkpoint.
+        replace_directory(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     manifest = ExportManifest(
         experiment=run.experiment,
         key=run.key,

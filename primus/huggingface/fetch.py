@@ -22,7 +22,7 @@ def fetch(load_hf: str, download: Path) -> WeightsManifest:
 
     Raises:
         UnavailableError: the hub does not give the model.
-        DataError: it has no config.json or no safetensors.
+        DataError: it has no config.json, or no safetensors that can be read.
     """
     hub = hub_model(load_hf)
     revision = _commit(hub) if hub else None
@@ -32,6 +32,8 @@ def fetch(load_hf: str, download: Path) -> WeightsManifest:
         _download(hub, revision, download)
     directory = ModelDirectory(path)
     config = directory.config
+    # Reads their headers: what only bears the name is found before a training waits for it.
+    len(directory.tensors)
     records = {}
     for name in directory.files:
         records[name] = FileRecord.of(path / name)

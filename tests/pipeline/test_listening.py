@@ -19,7 +19,6 @@ CHANGES = {
     "eval_iters": 0,
     # Its ranks meet, too, and do so before the training.
     "preflight": {"enabled": True},
-    "tensorboard": True,
 }
 
 
