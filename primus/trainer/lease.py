@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from primus.errors import RunConflictError
 from primus.files import atomic_write, read_json, umask
@@ -40,7 +41,7 @@ class Lease:
     """The right to write to a run's directory, held by this process."""
 
     def __init__(self, directory: Path, generation: int, patience: float) -> None:
-        self._directory, self._generation = directory, generation
+        self._directory, self._generation, self._patience = directory, generation, patience
         self._beat_seconds = patience / _BEATS
         self._ended = threading.Event()
         self._lost = False
@@ -75,10 +76,11 @@ class Lease:
         self._thread.join()
         if _newest(self._directory) == self._generation:
             # Left in place: the next generation must be a higher one.
+            # Its content is not read: whoever has damaged it must not keep the run from ending.
+            # Nor must a full disk hide why it ends: that this process has gone is seen anyway.
             path = _path(self._directory, self._generation)
-            content = read_json(path)
-            with atomic_write(path) as stream:
-                json.dump(content | {"released": True}, stream)
+            with suppress(OSError), atomic_write(path) as stream:
+                json.dump(_content(self._patience) | {"released": True}, stream)
         _beat_path(self._directory, self._generation).unlink(missing_ok=True)
 
     def _beat(self) -> None:
@@ -213,9 +215,9 @@ def _lives_here(owner: _Owner) -> bool:
     return owner.host == socket.gethostname() and started(owner.pid) == owner.started
 
 
-def _publish(path: Path, patience: float) -> bool:
-    """Make `path` with its whole content, unless it is there already."""
-    content = {
+def _content(patience: float) -> dict[str, Any]:
+    """What a lease of this process says."""
+    return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": started(os.getpid()),
@@ -223,12 +225,16 @@ def _publish(path: Path, patience: float) -> bool:
         "released": False,
         "patience": patience,
     }
+
+
+def _publish(path: Path, patience: float) -> bool:
+    """Make `path` with its whole content, unless it is there already."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         # Whoever may read the run may read who writes to it.
         os.fchmod(handle, 0o666 & ~umask())
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
+            json.dump(_content(patience), stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.link(name, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -201,6 +202,30 @@ def test_a_torn_lease_is_refused_with_what_to_do(tmp_path: Path, text: str) -> N
     (tmp_path / "writer.000001.json").write_text(text)
     with pytest.raises(RunConflictError, match="delete the file if no trainer runs"):
         check_free(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_an_owner_whose_lease_is_torn_lets_go_all_the_same(tmp_path: Path, text: str) -> None:
+    with lease(tmp_path):
+        (tmp_path / "writer.000001.json").write_text(text)
+    assert json.loads((tmp_path / "writer.000001.json").read_text())["released"] is True
+    with lease(tmp_path):
+        assert owners(tmp_path) == ["writer.000002.json"]
+
+
+def test_a_full_disk_does_not_hide_why_the_owner_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail() -> None:
+        with lease(tmp_path):
+            monkeypatch.setattr(module, "atomic_write", full)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
 
 
 RACE = """
