@@ -165,7 +165,9 @@ def _cause(attempt: Attempt | None, failures: list[Failure], status: int, logs: 
         return f"hung: rank 0 did not get on; its stacks: {logs / 'stacks.txt'}"
     after = f"after iteration {attempt.last_iteration} or later"
     if status < 0:
-        return f"failed: rank 0 on {attempt.host} was ended by {signal_name(-status)} {after}"
+        # Of several ranks it is their agent that this process has started.
+        who = "rank 0" if attempt.world_size == 1 else "the agent of its ranks"
+        return f"failed: {who} on {attempt.host} was ended by {signal_name(-status)} {after}"
     return f"ended {after} ({_status(status)})"
 
 

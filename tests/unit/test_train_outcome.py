@@ -111,6 +111,11 @@ def test_a_damaged_last_checkpoint_is_no_end(tmp_path: Path) -> None:
             -9,
             r"attempt 1 failed: rank 0 on \S+ was ended by SIGKILL after iteration 4 or later",
         ),
+        (
+            {"status": "running", "world_size": 2},
+            -9,
+            r"attempt 1 failed: the agent of its ranks on \S+ was ended by SIGKILL after",
+        ),
         ({"status": "running"}, 1, "attempt 1 ended after iteration 4 or later"),
         ({"status": "completed"}, 0, "attempt 1 ended after iteration 4"),
     ],
