@@ -23,7 +23,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,8 +33,10 @@ from primus.artifacts.failure import Failure, RankEnd, RankStanding, Reason, how
 from primus.errors import TrainingError, run_main
 from primus.ranks import network
 from primus.ranks.ends import catches, describe, oom_kills
+from primus.ranks.parent import AGENT
 from primus.ranks.places import rank_directory
 from primus.ranks.progress import HANG, START
+from primus.ranks.scratch import scratch
 from primus.ranks.watch import Patience, Watch
 
 if TYPE_CHECKING:
@@ -117,9 +118,9 @@ class Agent:
         if self._asked not in (None, signal.SIGUSR1):
             return 128 + signal.SIGTERM
         numbers = range(self._args.nproc_per_node)
-        with tempfile.TemporaryDirectory(prefix="primus-agent-") as progress:
+        with scratch() as progress:
             stacks = {number: self._file(number, "stacks.txt") for number in numbers}
-            self._watch = Watch(Path(progress), stacks, self._first)
+            self._watch = Watch(progress, stacks, self._first)
             self._ranks = self._start()
             try:
                 return self._wait()
@@ -188,6 +189,7 @@ class Agent:
             # A rank that a signal ends says where it was.
             "PYTHONFAULTHANDLER": "1",
             **(network.stay_local() if args.nnodes == 1 else {}),
+            AGENT: str(os.getpid()),
             **self._watch.environment(number),
         }
 

@@ -17,8 +17,9 @@ from typing import Any
 from primus.artifacts.provenance import environment
 from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
-from primus.errors import PrimusError, UnavailableError, UserError, run_main
+from primus.errors import PrimusError, TrainingError, UnavailableError, UserError, run_main
 from primus.launch import end_with_parent
+from primus.ranks.parent import agent_is_gone
 from primus.ranks.progress import Reporter, give_stacks_when_asked
 from primus.trainer.files_seen import wait_for_files
 from primus.trainer.lease import Lease, lease
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.time()
     args = _arguments(argv)
     end_with_parent(signal.SIGKILL)
+    if agent_is_gone():
+        raise TrainingError("the agent of this rank has ended")
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _request_stop)
     give_stacks_when_asked()
