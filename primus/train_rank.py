@@ -120,7 +120,7 @@ class _AttemptRecord:
         self._directory = args.run_directory / "attempts" / f"{args.attempt:03d}"
         self._number, self._started, self._variables = args.attempt, started, args.variables
         self.first = self.last = 0
-        self.longest_save = 0.0
+        self.longest_save = self.save_seconds = 0.0
         self.resumed_from: str | None = None
 
     def begin(self, iteration: int, resumed_from: str | None) -> None:
@@ -129,9 +129,9 @@ class _AttemptRecord:
         self.resumed_from = resumed_from
         self._write("running", "", None)
 
-    def saved(self, iteration: int, longest_seconds: float) -> None:
+    def saved(self, iteration: int, longest_seconds: float, seconds: float) -> None:
         """A checkpoint is there; what is noted now is known also after a kill."""
-        self.last, self.longest_save = iteration, longest_seconds
+        self.last, self.longest_save, self.save_seconds = iteration, longest_seconds, seconds
         self._write("running", "", None)
 
     def end(self, status: Status, reason: str, *, mendable: bool = False) -> None:
@@ -165,6 +165,7 @@ class _AttemptRecord:
             world_size=distributed.get_world_size(),
             job=os.environ.get("SLURM_JOB_ID"),
             longest_save_seconds=self.longest_save,
+            save_seconds=self.save_seconds,
         ).save(self._directory / "attempt.json")
 
 

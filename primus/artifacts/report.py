@@ -43,13 +43,15 @@ class TimeBudget(_Part):
         compute: iterations that are part of the result.
         validation: validation passes that are part of the result.
         lost: iterations that were run again after a restart.
-        other: the rest of the attempts: start-up, checkpoints, resuming.
+        saving: held up by checkpoints that were being written, in all attempts.
+        other: the rest of the attempts: start-up, resuming, logging.
         between: from the end of one attempt to the start of the next.
     """
 
     compute: float
     validation: float
     lost: float
+    saving: float
     other: float
     between: float
 

@@ -99,6 +99,7 @@ class Attempt(Manifest):
         variables: set for the ranks so that the tuned kernels are used.
         job: number of the SLURM job; null outside of one.
         longest_save_seconds: of the checkpoints that it saved.
+        save_seconds: for which saves held up its first rank, all together.
     """
 
     kind: ClassVar[str] = "attempt"
@@ -118,6 +119,7 @@ class Attempt(Manifest):
     world_size: int
     job: str | None = None
     longest_save_seconds: float = 0.0
+    save_seconds: float = 0.0
 
 
 class TunedUse(_Row):

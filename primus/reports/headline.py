@@ -102,9 +102,15 @@ def time_budget(curve: Curve, attempts: Sequence[Attempt], wall: float) -> TimeB
     between = sum(
         max(after.started - ended(before, curve), 0.0) for before, after in pairwise(attempts)
     )
-    other = max(wall - compute - lost - validation - between, 0.0)
+    saving = sum(attempt.save_seconds for attempt in attempts)
+    other = max(wall - compute - lost - validation - saving - between, 0.0)
     return TimeBudget(
-        compute=compute, validation=validation, lost=lost, other=other, between=between
+        compute=compute,
+        validation=validation,
+        lost=lost,
+        saving=saving,
+        other=other,
+        between=between,
     )
 
 

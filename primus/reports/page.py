@@ -95,7 +95,8 @@ def _budget(headline: Headline) -> list[tuple[str, str, float, float]]:
     named = (
         ("compute", "iterations of the result", parts.compute),
         ("validation", "validation passes", parts.validation),
-        ("other", "start-up, checkpoints, resuming", parts.other),
+        ("saving", "waiting for checkpoints to be written", parts.saving),
+        ("other", "start-up, resuming, logging", parts.other),
         ("lost", "iterations run again", parts.lost),
         ("between", "waiting between attempts", parts.between),
     )

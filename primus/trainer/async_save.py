@@ -55,6 +55,8 @@ class Saver:
         self._error: BaseException | None = None
         # Of the first rank, until its checkpoint was published.
         self.longest_seconds = 0.0
+        # Of this rank, in all saves together.
+        self.held_up_seconds = 0.0
 
     def save(self, state: TrainingState) -> float:
         """Save `state`; collective over all ranks.
@@ -66,7 +68,7 @@ class Saver:
             CheckpointError: this save failed, or the one before it that was still under way.
         """
         started = time.monotonic()
-        self.wait()
+        self._land()
         taken = snapshot(state, self._staging)
         if self._staging is None:
             self._write(taken, started)
@@ -76,7 +78,9 @@ class Saver:
                 target=self._fly, args=(taken, started, held_up), name="save", daemon=True
             )
             self._flight.start()
-        return time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.held_up_seconds += seconds
+        return seconds
 
     @property
     def failed(self) -> bool:
@@ -89,6 +93,13 @@ class Saver:
         Raises:
             CheckpointError: the save failed, on all ranks alike.
         """
+        started = time.monotonic()
+        try:
+            self._land()
+        finally:
+            self.held_up_seconds += time.monotonic() - started
+
+    def _land(self) -> None:
         if self._flight is not None:
             self._flight.join()
             self._flight = None

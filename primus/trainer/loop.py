@@ -53,7 +53,8 @@ class Run:
             taken over by another process.
         report: called with what the loop goes on to do, and the last iteration that is finished;
             a rank whose reports stop is taken for hung.
-        saved: called with the iteration of a save, and with the seconds of the longest one.
+        saved: called with the iteration of a save, and with the seconds of the longest one and
+            those for which saves have held up this attempt.
     """
 
     settings: StageSettings
@@ -69,7 +70,7 @@ class Run:
     after_first_iteration: Callable[[], None]
     may_write: Callable[[], None] = lambda: None
     report: Callable[[str, int], None] = lambda *_: None
-    saved: Callable[[int, float], None] = lambda *_: None
+    saved: Callable[[int, float, float], None] = lambda *_: None
 
     @property
     def checkpoints(self) -> Path:
@@ -187,6 +188,7 @@ class Loop:
             self._saver.wait_after_failure()
             raise
         self._wait_for_save()
+        self._note_save()
         return outcome
 
     def _train(self) -> Outcome:
@@ -322,4 +324,8 @@ class Loop:
     def _save(self) -> None:
         self.run.report("save", self.state.iteration)
         self._window.started += self._saver.save(self.state)
-        self.run.saved(self.state.iteration, self._saver.longest_seconds)
+        self._note_save()
+
+    def _note_save(self) -> None:
+        saver = self._saver
+        self.run.saved(self.state.iteration, saver.longest_seconds, saver.held_up_seconds)

@@ -390,6 +390,7 @@ def _write_attempts(run: Path, spec: RunSpec, rows: list[dict[str, Any]]) -> int
             host="demo",
             pid=4711,
             world_size=2,
+            save_seconds=0.5,
         ).save(run / "attempts" / f"{number:03d}" / "attempt.json")
         base = last // spec.save_interval * spec.save_interval
     return len(numbers)

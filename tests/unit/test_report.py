@@ -105,6 +105,7 @@ def test_the_verdict_comes_first_and_the_figures_follow(
     page, manifest, output = full
     assert manifest.verdict == "passed"
     assert page.text.index("Finished and verified") < page.text.index("Validation loss")
+    assert "waiting for checkpoints to be written" in page.text
     headline = manifest.headline
     assert f"{headline.validation_loss:.4g}" in page.text
     assert page.tags.count("svg") == 6

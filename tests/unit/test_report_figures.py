@@ -149,6 +149,7 @@ def test_time_budget_adds_up_to_the_wall_time(tmp_path: Path) -> None:
     headline = compute_headline(read_inputs(write_run(tmp_path)))
     budget = headline.time_budget
     assert sum(budget.model_dump().values()) == pytest.approx(headline.wall_seconds)
+    assert budget.saving == pytest.approx(0.5 * headline.attempts)
     assert headline.lost_iterations == 80
     assert headline.effective_share == pytest.approx(budget.compute / headline.wall_seconds)
 

@@ -98,6 +98,21 @@ def test_one_at_a_time_in_the_same_buffers(tmp_path: Path, monkeypatch: pytest.M
     assert {name: b.data_ptr() for name, b in saves._staging._buffers.items()} == buffers
 
 
+def test_what_saves_hold_up_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, at_once = Training(), saver(tmp_path / "at-once", behind=False)
+    assert at_once.held_up_seconds == 0
+    training.steps(1)
+    assert at_once.save(training.state) == at_once.held_up_seconds > 0
+    behind = saver(tmp_path / "behind")
+    with slow_disk(monkeypatch) as let_go:
+        copied = behind.save(training.state)
+        assert behind.held_up_seconds == copied
+        timer = threading.Timer(0.3, let_go.set)
+        timer.start()
+        behind.wait()
+    assert behind.held_up_seconds >= copied + 0.2, "the wait for what is under way counts"
+
+
 @pytest.mark.fault(
     5,
     6,
