@@ -107,7 +107,9 @@ def _merge(
     base = {attempt.number: resume_base(attempt) for attempt in attempts}
     last = {attempt.number: attempt.last_iteration for attempt in attempts}
     for row in train:
-        base.setdefault(row.attempt, 0)
+        # Without a readable record it began before its first row, where an earlier one had come to.
+        before = max((last[number] for number in last if number < row.attempt), default=0)
+        base.setdefault(row.attempt, min(row.iteration - 1, before))
         last[row.attempt] = max(last.get(row.attempt, 0), row.iteration)
     end: dict[int, float] = {}
     bound = float("inf")

@@ -89,6 +89,23 @@ def test_a_killed_attempt_lost_what_its_rows_say(tmp_path: Path) -> None:
     assert gaps(curve, 10) == []
 
 
+@pytest.mark.parametrize("interval", [1, 5])
+def test_an_attempt_without_a_readable_record_counts_by_its_rows(
+    tmp_path: Path, interval: int
+) -> None:
+    """Its attempt.json is torn: taken to start at 0, it would have taken all before it away."""
+    every = range(interval, 31, interval)
+    rows = [metrics_row(i) for i in every if i <= 15]
+    rows += [metrics_row(i, attempt=2) for i in every if 10 < i <= 25]
+    rows += [metrics_row(i, attempt=3) for i in every if i > 20]
+    attempts = [attempt(1, 15), attempt(3, 30, "iter_0000020")]
+    curve = read_metrics(write_metrics(tmp_path / "m.jsonl", rows), attempts)
+    assert [row.iteration for row in curve.train] == list(every)
+    assert {row.attempt for row in curve.train} == {1, 2, 3}
+    assert gaps(curve, interval) == []
+    assert replay_differences(curve) == (10 // interval, [])
+
+
 def test_losses_that_differ_when_run_again_are_found(tmp_path: Path) -> None:
     rows = [metrics_row(i) for i in (10, 20, 30)]
     rows += [metrics_row(i, attempt=2, loss=5.0 + 1e-12 * i) for i in (20, 30)]
