@@ -191,9 +191,12 @@ def _hang(failures: list[Failure], noticed: Failure) -> str:
 
 
 def _result(directory: Path) -> AttemptResult | None:
-    for path in sorted((directory / "attempts").glob("*/result.json"), reverse=True):
-        return AttemptResult.load(path)
-    return None
+    newest = max((directory / "attempts").glob("*/result.json"), default=None)
+    try:
+        return AttemptResult.load(newest) if newest is not None else None
+    except ArtifactError:
+        # Damaged: the next attempt, which has nothing left to train, writes its own.
+        return None
 
 
 def train_manifest(

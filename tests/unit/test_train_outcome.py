@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_killed_between_the_last_checkpoint_and_the_result(tmp_path: Path) -> No
     write(tmp_path / "checkpoints", 4)
     add_attempt(tmp_path, 2, None, status="running")
     assert not finished(tmp_path, settings(4))
+
+
+@pytest.mark.parametrize("size", [0, 20])
+def test_a_torn_result_is_no_end(tmp_path: Path, size: int) -> None:
+    """The next attempt writes another one; before, each start failed alike."""
+    write(tmp_path / "checkpoints", 4)
+    add_attempt(tmp_path, 1, 4)
+    os.truncate(tmp_path / "attempts/001/result.json", size)
+    assert not finished(tmp_path, settings(4))
+    add_attempt(tmp_path, 2, 4)
+    assert finished(tmp_path, settings(4))
 
 
 def test_a_damaged_last_checkpoint_is_no_end(tmp_path: Path) -> None:
