@@ -6,7 +6,7 @@
     python -m primus.checkpoint export llama3_8B_tiny --iteration 400 --output my-model
 
 RUN is an experiment with one run, experiment/key, or the path of a run. Only prune deletes, and not
-while a trainer writes to the run. verify ends with status 1 where a checkpoint is bad.
+while a trainer writes to the run. verify ends with status 74 where a checkpoint is bad.
 """
 
 from __future__ import annotations

@@ -85,14 +85,17 @@ def test_list(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.fault(
     8,
     injected="one bit of one checkpoint of five",
-    observed="verify names it and ends with status 1",
+    observed="verify names it and ends with status 74",
 )
 def test_verify_reads_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint.main(["verify", "small"])
     assert capsys.readouterr().out.count(": good\n") == 5
     flip_a_bit(run / "checkpoints/iter_0000030/inner/0.distcp")
-    with pytest.raises(CheckpointError, match=r"1 of 5 checkpoints are bad: iter_0000030\. Fix"):
+    with pytest.raises(
+        CheckpointError, match=r"1 of 5 checkpoints are bad: iter_0000030\. Fix"
+    ) as caught:
         checkpoint.main(["verify", "small"])
+    assert caught.value.exit_code == 74
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[2][:4] for line in said] == [
         "good",
