@@ -4,6 +4,7 @@
 #   make test       what CI runs: all tests
 #   make check      format, lint, types and the quick tests; under three minutes
 #   make test-slurm tests on a real SLURM that is started for them; needs root
+#   make campaign   faults by chance on one training for ten minutes; CAMPAIGN="--seed 2 --ranks 4"
 #   make audit      ask for known vulnerabilities of the locked packages; fails without a network
 #   make fix        repair what can be repaired
 #   make lock       pin the dependencies again (UPGRADE=1: their newest versions)
@@ -27,11 +28,11 @@ SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
-.PHONY: demo test test-slurm check lint types imports quick-tests slow-tests audit fix lock runtime dev help
+.PHONY: demo test test-slurm campaign check lint types imports quick-tests slow-tests audit fix lock runtime dev help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,13s/^# \{0,3\}//p' Makefile
+	@sed -n '3,14s/^# \{0,3\}//p' Makefile
 
 runtime:
 	@bash requirements/environment.sh runtime
@@ -86,6 +87,9 @@ $(SLURM_TESTS):
 	@python tests/slurm/lab.py --if-possible --nodes 4 $(LAB_OPTIONS) -- pytest -m slurm --durations=5 $@
 
 tests/slurm/test_accounting.py: LAB_OPTIONS := --accounting --min-job-age 2
+
+campaign: dev
+	@python tests/faults/campaign.py $(CAMPAIGN)
 
 audit: dev
 	@python requirements/audit.py

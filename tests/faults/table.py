@@ -28,6 +28,10 @@ Tests inject every row; this page is made from them (`python tests/faults/table.
 fault: the exit status is not 0, one line names the cause and what to do, the last good checkpoint
 is as it was, and no process is left behind.
 
+A campaign has faults of these kinds fall on one training for ten minutes, by chance, and then holds
+it against an undisturbed one: `make campaign`, which is `python tests/faults/campaign.py`
+(`--help` says what can be chosen). A short one runs in CI.
+
 | # | fault | what must happen | injected by | observed |
 | ---: | --- | --- | --- | --- |
 """
