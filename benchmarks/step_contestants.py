@@ -59,8 +59,8 @@ def primus_step(shape: dict[str, Any]) -> Built:
     from primus.config.families import family_of
     from primus.huggingface.read import pieces
     from primus.trainer import parallel
+    from primus.trainer.forward_backward import forward_backward
     from primus.trainer.kernels import compile_or_fall_back
-    from primus.trainer.loop import forward_backward
     from primus.trainer.model import model_config
     from primus.trainer.optimizer import build_optimizer, take_step
 

@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check(checked)
         return
     args = _parser().parse_args(argv)
+    from primus.dataset.order import sample_order
     from primus.reports.build import build_report
     from primus.reports.inputs import Paths
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.output,
             hash_gib=args.hash_gib,
             loss_png=args.loss_png,
+            order=sample_order,
         )
     print(f"{report.summary}\nreport: {args.output}", flush=True)
 

@@ -135,6 +135,8 @@ class Headline(_Part):
     Attributes:
         rows: rows of metrics.jsonl that are part of the result.
         lost_iterations: iterations that were run again after a restart.
+        final_loss: of the last iteration whose batch was not skipped.
+        skipped_iterations: steps without an update. skipped_batches: those of a bad batch.
         unigram_entropy: nats per token, of the training text.
         wall_seconds: from the first start to the end of the last attempt.
         device_hours: sum over attempts of duration times ranks.
@@ -159,6 +161,7 @@ class Headline(_Part):
     peak_share: Spread | None
     seconds_per_iteration: Spread
     skipped_iterations: int
+    skipped_batches: int = 0
     attempts: int
     wall_seconds: float
     device_hours: float

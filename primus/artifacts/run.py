@@ -4,7 +4,8 @@ Layout of `output/runs/<experiment>/<key>/`:
 
     run.json          RunIdentity, written once at the first start; guards the directory
     train.json        TrainManifest, the only file here that Snakemake knows
-    metrics.jsonl     one MetricsRow per logged iteration, ValidationRow per validation
+    metrics.jsonl     one MetricsRow per logged iteration, ValidationRow per validation,
+                      WatchRow per thing that was wrong with a number or a rank
     tuned.jsonl       the tuned result that this run uses for its whole life
     tuned.verified.json  TunedVerification, where the library itself counts nothing
     checkpoints/iter_0000100/{manifest.json, …}
@@ -54,9 +55,15 @@ class MetricsRow(_Row):
 
     Attributes:
         time: seconds since the epoch.
-        loss: mean cross entropy in nats per token, of this iteration's global batch.
+        loss: mean cross entropy in nats per token, of this iteration's global batch; null: it was
+            not finite, and the batch was skipped.
         mtp_losses: the same of each layer that predicts one token further; not part of `loss`.
-        grad_norm: before clipping.
+        grad_norm: before clipping; null: it was not finite, or not computed.
+        skipped_iterations: steps without an update so far, because of an overflow in float16 or of
+            a batch that was skipped.
+        skipped_batches: the latter alone.
+        sample_checksum: of all samples consumed so far, as `primus.consumed` has it; null: the run
+            goes on from a checkpoint without one.
         tokens_per_second: of the whole job.
         tflops_per_second: model FLOP/s of the whole job / 10^12 (no recomputation counted).
         peak_share: tflops_per_second over the measured peak of all devices of the job.
@@ -68,11 +75,13 @@ class MetricsRow(_Row):
     consumed_samples: int
     consumed_tokens: int
     time: float
-    loss: float
+    loss: float | None
     mtp_losses: list[float] = []
     lr: float
     grad_norm: float | None
     skipped_iterations: int
+    skipped_batches: int = 0
+    sample_checksum: str | None = None
     seconds_per_iteration: float
     tokens_per_second: float
     tflops_per_second: float
@@ -89,6 +98,28 @@ class ValidationRow(_Row):
     loss: float
     batches: int
     seconds: float
+
+
+class WatchRow(_Row):
+    """Something that a person should see: a batch that was skipped, a loss spike, a slow rank.
+
+    Attributes:
+        message: the line of the log.
+        ranks: concerned, where it is known; not more than a log line holds.
+        sample_ids: of the batch, likewise.
+    """
+
+    type: Literal["watch"] = "watch"
+    attempt: int
+    iteration: int
+    time: float
+    what: Literal["skipped batch", "loss spike", "slow rank"]
+    message: str
+    ranks: list[int] = []
+    sample_ids: list[int] = []
+
+
+Row = MetricsRow | ValidationRow | WatchRow
 
 
 class Attempt(Manifest):
@@ -245,6 +276,7 @@ class TrainManifest(Manifest):
 
     Attributes:
         peak_tflops_per_device: measured or configured, the denominator of peak_share.
+        loss: of the last iteration whose batch was not skipped.
         validation_loss: at the last iteration; null where eval_iters is 0.
         checkpoints: every verified checkpoint, oldest first.
     """

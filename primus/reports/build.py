@@ -14,6 +14,7 @@ from primus.files import atomic_write
 from primus.reports.headline import compute_headline
 from primus.reports.inputs import Inputs, Paths, read_inputs
 from primus.reports.integrity import Judgement, judge
+from primus.reports.watched import SampleOrder
 
 GIB = float(2**30)
 
@@ -24,11 +25,13 @@ def build_report(
     *,
     hash_gib: float = math.inf,
     loss_png: Path | None = None,
+    order: SampleOrder | None = None,
 ) -> ReportManifest:
     """Write `output` (HTML) and the JSON file beside it.
 
     Args:
         hash_gib: how much of the checkpoints may be hashed, newest first.
+        order: in which samples are to be consumed: (seed, pass, size) → ids; None: not asked.
         loss_png: where to put the loss curve as a picture, if anywhere.
 
     Raises:
@@ -37,7 +40,7 @@ def build_report(
     """
     inputs = read_inputs(paths)
     headline = compute_headline(inputs)
-    judgement = judge(inputs, headline, hash_gib * GIB)
+    judgement = judge(inputs, headline, hash_gib * GIB, order)
     failed = output.with_name(f"{output.stem}.failed{output.suffix}")
     target = failed if judgement.verdict == "failed" else output
     manifest = _write(inputs, headline, judgement, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from statistics import multimode
 
 from pydantic import ValidationError
 
-from primus.artifacts.run import Attempt, MetricsRow, ValidationRow
+from primus.artifacts.run import Attempt, MetricsRow, Row, ValidationRow, WatchRow
 from primus.errors import ArtifactError
 from primus.files import parse_json
 
@@ -31,6 +32,7 @@ class Curve:
 
     Attributes:
         train, valid: rows that are part of the result, by iteration.
+        watched: what the run noticed in iterations that are part of the result.
         superseded: training rows of iterations that a later attempt ran again.
         spans: per attempt what it contributed.
         lost_iterations: run, and run again by a later attempt, whether logged or not.
@@ -39,10 +41,16 @@ class Curve:
 
     train: list[MetricsRow]
     valid: list[ValidationRow]
+    watched: list[WatchRow] = field(default_factory=list)
     superseded: list[MetricsRow] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     lost_iterations: int = 0
     bad_lines: list[str] = field(default_factory=list)
+
+    @property
+    def final_loss(self) -> float:
+        """Of the last row whose batch was not skipped; NaN without any."""
+        return next((row.loss for row in reversed(self.train) if row.loss is not None), math.nan)
 
     def covered(self) -> Iterator[tuple[MetricsRow, int]]:
         """Every row of the result with the number of iterations that it averages over."""
@@ -62,6 +70,7 @@ def read_metrics(path: Path, attempts: Sequence[Attempt]) -> Curve:
     """
     train: list[MetricsRow] = []
     valid: list[ValidationRow] = []
+    watched: list[WatchRow] = []
     bad: list[str] = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -73,18 +82,20 @@ def read_metrics(path: Path, attempts: Sequence[Attempt]) -> Curve:
             train.append(row)
         elif isinstance(row, ValidationRow):
             valid.append(row)
+        elif isinstance(row, WatchRow):
+            watched.append(row)
         else:
             bad.append(f"{path.name}:{number}")
     if not train:
         raise ArtifactError(f"{path}: holds no training row, so there is nothing to report")
-    return _merge(train, valid, attempts, bad)
+    return _merge(train, valid, watched, attempts, bad)
 
 
-def _row(line: str) -> MetricsRow | ValidationRow | None:
+def _row(line: str) -> Row | None:
+    kinds: dict[str, type[Row]] = {"valid": ValidationRow, "watch": WatchRow}
     try:
         content = parse_json(line)
-        kind = ValidationRow if content.get("type") == "valid" else MetricsRow
-        return kind.model_validate(content)
+        return kinds.get(content.get("type"), MetricsRow).model_validate(content)
     except (ValueError, AttributeError, ValidationError):
         return None
 
@@ -100,6 +111,7 @@ def resume_base(attempt: Attempt) -> int:
 def _merge(
     train: list[MetricsRow],
     valid: list[ValidationRow],
+    watched: list[WatchRow],
     attempts: Sequence[Attempt],
     bad: list[str],
 ) -> Curve:
@@ -123,6 +135,7 @@ def _merge(
             (row for row in valid if row.iteration <= end.get(row.attempt, float("inf"))),
             key=lambda row: (row.iteration, row.attempt),
         ),
+        watched=[row for row in watched if row.iteration <= end.get(row.attempt, float("inf"))],
         superseded=[row for row in train if row.iteration > end[row.attempt]],
         spans=[
             Span(attempt=number, base=base[number], last=int(min(end[number], last[number])))

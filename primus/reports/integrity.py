@@ -6,19 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.report import Check, Headline, Outcome, Verdict
-from primus.artifacts.run import MetricsRow
 from primus.artifacts.steps import TUNED
+from primus.reports import watched
 from primus.reports.curve import gaps, replay_differences
 from primus.reports.inputs import Inputs
 from primus.reports.verify import Verified, file_problems, verify_checkpoints
 
-SPIKE_WINDOW = 16
-SPIKE_NATS = 0.5
-SPIKE_DEVIATIONS = 8.0
 FLOPS_TOLERANCE = 0.01
 
 
@@ -32,8 +28,18 @@ class Judgement:
     checkpoints: list[Verified]
 
 
-def judge(inputs: Inputs, headline: Headline, hash_bytes: float) -> Judgement:
-    """Ask every question; `hash_bytes` bounds how much of the checkpoints is hashed."""
+def judge(
+    inputs: Inputs,
+    headline: Headline,
+    hash_bytes: float,
+    order: watched.SampleOrder | None = None,
+) -> Judgement:
+    """Ask every question.
+
+    Args:
+        hash_bytes: how much of the checkpoints may be hashed.
+        order: in which the samples are to be consumed; None: that is not asked.
+    """
     checkpoints = verify_checkpoints(inputs.train, inputs.checkpoints, hash_bytes)
     checks = [
         _finished(inputs),
@@ -43,12 +49,14 @@ def judge(inputs: Inputs, headline: Headline, hash_bytes: float) -> Judgement:
         _checkpoints(checkpoints, inputs),
         _provenance(inputs),
         _data_files(inputs),
-        _losses(inputs.curve.train),
+        watched.samples_consumed(inputs, order),
+        watched.losses(inputs.curve),
         _learnt(headline),
         _replays(inputs),
         _tuned(inputs, headline),
         *_steps(headline),
         _export(inputs),
+        *watched.noted(inputs.curve),
         *_noted(inputs, headline),
     ]
     outcomes = {check.outcome for check in checks}
@@ -119,7 +127,7 @@ def _agree(inputs: Inputs) -> Check:
         ("iteration", train.iteration, last.iteration),
         ("consumed_samples", train.consumed_samples, last.consumed_samples),
         ("consumed_tokens", train.consumed_tokens, last.consumed_tokens),
-        ("loss", train.loss, last.loss),
+        ("loss", train.loss, inputs.curve.final_loss),
         ("validation_loss", train.validation_loss, valid[-1] if valid else None),
         ("attempts", train.attempts, len(inputs.attempts)),
     ]
@@ -184,28 +192,6 @@ def _data_files(inputs: Inputs) -> Check:
     if gone:
         return _check(name, "warning", "; ".join(gone[:3]))
     return _check(name, "ok", "token files compared by size, tokenizer hashed")
-
-
-def _losses(rows: Sequence[MetricsRow]) -> Check:
-    bad = [row.iteration for row in rows if not math.isfinite(row.loss)]
-    if bad:
-        return _check("Losses", "failed", f"not a number at iteration {bad[0]}")
-    spikes = list(loss_spikes(rows))
-    if spikes:
-        where = ", ".join(f"{iteration:,}" for iteration in spikes[:5])
-        return _check("Losses", "warning", f"spike at iteration {where}")
-    return _check("Losses", "ok", "finite, no spike")
-
-
-def loss_spikes(rows: Sequence[MetricsRow]) -> Iterator[int]:
-    """Iterations whose loss stands far above the median of the rows before."""
-    losses = [row.loss for row in rows]
-    for index in range(SPIKE_WINDOW, len(rows)):
-        before = losses[index - SPIKE_WINDOW : index]
-        middle = median(before)
-        deviation = 1.4826 * median(abs(loss - middle) for loss in before)
-        if losses[index] - middle > max(SPIKE_NATS, SPIKE_DEVIATIONS * deviation):
-            yield rows[index].iteration
 
 
 def _learnt(headline: Headline) -> Check:
@@ -276,7 +262,8 @@ def _noted(inputs: Inputs, headline: Headline) -> Iterator[Check]:
     if inputs.train.environment.code_dirty:
         detail = "trained from a checkout with uncommitted changes: its commit does not say all"
         yield _check("Code", "warning", detail)
-    if headline.skipped_iterations:
-        yield _check("Optimizer", "warning", f"{headline.skipped_iterations:,} steps skipped")
+    overflows = headline.skipped_iterations - headline.skipped_batches
+    if overflows:
+        yield _check("Optimizer", "warning", f"{overflows:,} steps skipped for an overflow")
     for warning in inputs.train.warnings:
         yield _check("Training", "warning", warning)

@@ -9,8 +9,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+# The id of each sample of a micro-batch: (b,) int64, on the host.
+SAMPLE_IDS = "sample_ids"
 # (consumed_samples) → indices of the next global batch, shape (global_batch_size,).
 Order = Callable[[int], Sequence[int]]
+
+
+class _Numbered(Dataset[dict[str, Tensor]]):
+    """Samples that carry their number, from where they are read."""
+
+    def __init__(self, dataset: Dataset[dict[str, Tensor]]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {**self._dataset[index], SAMPLE_IDS: torch.tensor(index)}
 
 
 class _MicroBatchSampler:
@@ -58,7 +70,8 @@ def micro_batches(
     micro_batch_size, as Megatron-LM deals them.
 
     Yields:
-        tokens, labels, position_ids (b, s) int64 and loss_mask (b, s) float32, on `device`.
+        tokens, labels, position_ids (b, s) int64 and loss_mask (b, s) float32, on `device`, and
+        the ids of the samples.
     """
     sampler = _MicroBatchSampler(
         order,
@@ -69,11 +82,13 @@ def micro_batches(
         ranks=ranks,
     )
     loader: DataLoader[Any] = DataLoader(
-        dataset,
+        _Numbered(dataset),
         batch_sampler=sampler,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
         persistent_workers=num_workers > 0,
     )
     for batch in loader:
-        yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        ids = batch.pop(SAMPLE_IDS)
+        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        yield on_device | {SAMPLE_IDS: ids}

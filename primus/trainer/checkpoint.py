@@ -38,7 +38,12 @@ def _metadata() -> dict[str, Any]:
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """Everything that a checkpoint holds; the objects are changed in place by a load."""
+    """Everything that a checkpoint holds; the objects are changed in place by a load.
+
+    Attributes:
+        skipped_iterations: steps without an update. skipped_batches: those of a bad batch.
+        sample_checksum: of all consumed samples; None after a load from a checkpoint without.
+    """
 
     chunks: list[Any]
     optimizer: Any
@@ -47,6 +52,8 @@ class TrainingState:
     consumed_samples: int = 0
     consumed_tokens: int = 0
     skipped_iterations: int = 0
+    skipped_batches: int = 0
+    sample_checksum: int | None = 0
 
 
 def save(
@@ -188,6 +195,8 @@ def _load(state: TrainingState, source: Path, *, generators: bool) -> None:
     adapt(state.optimizer, loaded["optimizer"])
     state.optimizer.load_state_dict(loaded["optimizer"])
     state.scheduler.load_state_dict(loaded["scheduler"])
+    # Checkpoints of older versions say nothing of these.
+    state.skipped_batches, state.sample_checksum = 0, None
     for name, value in loaded["progress"].items():
         setattr(state, name, value)
     if generators:
@@ -212,6 +221,8 @@ def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
             "consumed_samples": state.consumed_samples,
             "consumed_tokens": state.consumed_tokens,
             "skipped_iterations": state.skipped_iterations,
+            "skipped_batches": state.skipped_batches,
+            "sample_checksum": state.sample_checksum,
         },
         "generators": ShardedObject(
             "generators",

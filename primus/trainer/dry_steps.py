@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from primus.config.frozen import StageSettings
 from primus.config.layout import least_ranks_per_stage
 from primus.trainer import parallel
+from primus.trainer.forward_backward import forward_backward
 from primus.trainer.layers import block_spec
 from primus.trainer.linear import Gemm, TorchGemm
-from primus.trainer.loop import forward_backward
 from primus.trainer.model import ModelConfig, build_model, model_config
 from primus.trainer.optimizer import build_optimizer, take_step
 from primus.trainer.thin import Thinned, Watcher, count_repeats, fit_recomputation, thin

@@ -8,28 +8,33 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.utils import get_batch_on_this_cp_rank
+from megatron.core.utils import get_model_config
 from torch import Tensor, distributed
 
+from primus import consumed
 from primus.artifacts.run import MetricsRow, ValidationRow
 from primus.config.estimate import checkpoint_bytes
 from primus.config.frozen import StageSettings
 from primus.errors import TrainingError
 from primus.trainer import checkpoint_space
 from primus.trainer.async_save import Saver
+from primus.trainer.bad_batch import RouterBiases, skip_or_stop, what_is_wrong
 from primus.trainer.checkpoint import TrainingState
+from primus.trainer.consumed import Consumed
+from primus.trainer.forward_backward import forward_backward, micro_batch_losses, summed
+from primus.trainer.local_gradients import LocalGradients
 from primus.trainer.metrics import Metrics
+from primus.trainer.not_finite import origin
 from primus.trainer.optimizer import take_step
 from primus.trainer.prediction import take_prediction_losses
 from primus.trainer.retention import Retention
+from primus.trainer.slow_ranks import SlowRanks
+from primus.trainer.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -78,55 +83,6 @@ class Run:
         return self.directory / "checkpoints"
 
 
-def _loss(mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    # Megatron's contract: the sum to differentiate, its tokens, and what to report.
-    total, tokens = (losses * mask).sum(), mask.sum()
-    return total, tokens.to(torch.int), {"loss": torch.stack((total.detach(), tokens))}
-
-
-def _forward(batches: MicroBatches, model: Any) -> tuple[Tensor, Any]:
-    batch = get_batch_on_this_cp_rank(dict(next(batches)))
-    losses = model(
-        batch["tokens"],
-        batch["position_ids"],
-        None,
-        labels=batch["labels"],
-        loss_mask=batch["loss_mask"],
-    )
-    return losses, partial(_loss, batch["loss_mask"])
-
-
-def forward_backward(
-    settings: StageSettings,
-    chunks: list[Any],
-    batches: MicroBatches,
-    *,
-    num_microbatches: int,
-    forward_only: bool = False,
-) -> Tensor:
-    """Run this rank's micro-batches through Megatron's schedule.
-
-    Returns:
-        this rank's sum of losses and of tokens, (2,) float64; zeros on ranks that hold no loss.
-    """
-    reports = get_forward_backward_func()(
-        forward_step_func=_forward,
-        # Every chunk of an interleaved schedule reads every micro-batch.
-        data_iterator=batches if len(chunks) == 1 else list(tee(batches, len(chunks))),
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=num_microbatches,
-        seq_length=settings.seq_length,
-        micro_batch_size=settings.micro_batch_size,
-        forward_only=forward_only,
-    )
-    total = torch.zeros(2, dtype=torch.float64)
-    first = parallel_state.get_tensor_model_parallel_rank() == 0
-    if first and parallel_state.is_pipeline_last_stage():
-        for report in reports:
-            total += report["loss"].double().cpu()
-    return total
-
-
 def _num_microbatches(settings: StageSettings) -> int:
     ranks = parallel_state.get_data_parallel_world_size()
     return int(settings.global_batch_size // (settings.micro_batch_size * ranks))
@@ -169,6 +125,16 @@ class Loop:
         self.mtp_losses: list[float] = []
         self.validation_loss: float | None = None
         self._window = _Window(time.monotonic())
+        settings = run.settings
+        self._slow = SlowRanks(
+            get_model_config(state.chunks[0]),
+            torch.device(torch.cuda.current_device()),
+            fully_sharded=settings.use_torch_fsdp2,
+        )
+        alone = parallel_state.get_data_parallel_world_size(with_context_parallel=True) == 1
+        self._gradients = LocalGradients(state.chunks, alone=alone)
+        self._biases = RouterBiases(state.chunks if settings.skip_bad_batches else [])
+        self._watch = Watch(run.metrics, run.attempt, run.directory, state.iteration)
 
     def train(self) -> Outcome:
         """Iterate until `train_iters` or until asked to stop; the last state is always saved.
@@ -193,7 +159,7 @@ class Loop:
 
     def _train(self) -> Outcome:
         run, state, settings = self.run, self.state, self.run.settings
-        batches = run.train_batches(state.consumed_samples)
+        batches = Consumed(run.train_batches(state.consumed_samples))
         self._window = _Window(time.monotonic())
         first = True
         while state.iteration < settings.train_iters:
@@ -214,45 +180,81 @@ class Loop:
                 return "preempted"
         return "completed"
 
-    def _iterate(self, batches: MicroBatches) -> bool:
+    def _iterate(self, batches: Consumed) -> bool:
         run, state = self.run, self.state
         run.report("iterate", state.iteration)
-        for chunk in state.chunks:
-            chunk.zero_grad_buffer()
-        state.optimizer.zero_grad()
+        self._begin(batches)
         count = _num_microbatches(run.settings)
-        local = forward_backward(run.settings, state.chunks, batches, num_microbatches=count)
+        losses = micro_batch_losses(run.settings, state.chunks, batches, num_microbatches=count)
         asked = run.stop_requested() or self._saver.failed
         stop = torch.tensor([float(asked)], dtype=torch.float64)
         further = take_prediction_losses(run.settings.mtp_num_layers or 0, count)
+        read = consumed.halves(batches.checksum(state.consumed_samples))
         run.report("reduce", state.iteration)
-        sums = _sum_over_ranks(torch.cat((local, stop, further)))
-        loss, tokens, stops, *self.mtp_losses = sums
-        iteration = state.iteration + 1
-        if not math.isfinite(loss):
-            raise TrainingError(f"iteration {iteration}: the loss is {loss}; nothing was saved")
+        # float32 numbers add up exactly in float64, in whatever order ranks add them.
+        sums = _sum_over_ranks(
+            torch.cat((summed(losses), stop, torch.tensor(read, dtype=torch.float64), further))
+        )
+        loss, tokens, stops, high, low, *self.mtp_losses = sums
         lr = state.optimizer.param_groups[0]["lr"]
-        run.report("update", state.iteration)
-        updated, grad_norm = take_step(state.optimizer, run.settings.clip_grad)
-        if updated and grad_norm is not None and not math.isfinite(grad_norm):
-            raise TrainingError(
-                f"iteration {iteration}: the gradient norm is {grad_norm}; nothing was saved"
-            )
-        state.scheduler.step(increment=run.settings.global_batch_size if updated else 0)
-        state.iteration = iteration
-        state.consumed_samples += run.settings.global_batch_size
-        state.consumed_tokens += run.settings.global_batch_size * run.settings.seq_length
-        state.skipped_iterations += not updated
+        updated, grad_norm = False, None
+        if math.isfinite(loss):
+            run.report("update", state.iteration)
+            updated, grad_norm = take_step(state.optimizer, run.settings.clip_grad)
+        wrong = what_is_wrong(loss, grad_norm)
+        if wrong:
+            self._skip(wrong, losses, batches)
+            grad_norm = None
+        self._count(updated, consumed.joined(high, low))
         self.loss = loss / tokens
+        self._watch.loss(state.iteration, self.loss)
         self._log(lr, grad_norm)
         return stops > 0
+
+    def _begin(self, batches: Consumed) -> None:
+        batches.forget()
+        self._gradients.forget()
+        self._biases.keep()
+        self._slow.own.begin()
+        for chunk in self.state.chunks:
+            chunk.zero_grad_buffer()
+        self.state.optimizer.zero_grad()
+
+    def _skip(self, wrong: str, losses: Tensor, batches: Consumed) -> None:
+        """Go on without a step for this batch; as `skip_or_stop`."""
+        state, iteration = self.state, self.state.iteration + 1
+        where = origin(losses, gradients=self._gradients.finite(), ids=batches.ids)
+        message = skip_or_stop(
+            iteration,
+            wrong,
+            where,
+            skipped=state.skipped_batches,
+            allowed=self.run.settings.skip_bad_batches,
+        )
+        self._biases.put_back()
+        state.skipped_batches += 1
+        self.mtp_losses = []
+        self._watch.skipped(iteration, message, where)
+
+    def _count(self, updated: bool, read: int) -> None:
+        settings, state = self.run.settings, self.state
+        state.scheduler.step(increment=settings.global_batch_size if updated else 0)
+        state.iteration += 1
+        state.consumed_samples += settings.global_batch_size
+        state.consumed_tokens += settings.global_batch_size * settings.seq_length
+        state.skipped_iterations += not updated
+        if state.sample_checksum is not None:
+            state.sample_checksum = consumed.added(state.sample_checksum, read)
 
     def _log(self, lr: float, grad_norm: float | None) -> None:
         run, state, window = self.run, self.state, self._window
         window.tokens += run.settings.global_batch_size * run.settings.seq_length
         window.iterations += 1
         last = state.iteration >= run.settings.train_iters
-        if run.metrics is None or not (last or state.iteration % run.settings.log_interval == 0):
+        if not (last or state.iteration % run.settings.log_interval == 0):
+            return
+        self._watch.slow(state.iteration, self._slow.end_window())
+        if run.metrics is None:
             return
         now = time.monotonic()
         seconds = now - window.started
@@ -265,11 +267,15 @@ class Loop:
                 consumed_samples=state.consumed_samples,
                 consumed_tokens=state.consumed_tokens,
                 time=time.time(),
-                loss=self.loss,
+                loss=self.loss if math.isfinite(self.loss) else None,
                 mtp_losses=self.mtp_losses,
                 lr=lr,
                 grad_norm=grad_norm,
                 skipped_iterations=state.skipped_iterations,
+                skipped_batches=state.skipped_batches,
+                sample_checksum=consumed.as_text(state.sample_checksum)
+                if state.sample_checksum is not None
+                else None,
                 seconds_per_iteration=seconds / window.iterations,
                 tokens_per_second=window.tokens / seconds,
                 tflops_per_second=tflops,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from primus.artifacts.run import MetricsRow, ValidationRow
+from primus.artifacts.run import MetricsRow, Row, ValidationRow, WatchRow
 
 
 class Metrics:
@@ -42,7 +42,11 @@ class Metrics:
         self._board.add_scalar("valid/loss", row.loss, row.iteration, row.time)
         print(f"iteration {row.iteration:>8} | validation loss {row.loss:.4f}", flush=True)
 
-    def _append(self, row: MetricsRow | ValidationRow) -> None:
+    def watch(self, row: WatchRow) -> None:
+        """Record what a person should see; the log has it already."""
+        self._append(row)
+
+    def _append(self, row: Row) -> None:
         self._stream.write(row.model_dump_json() + "\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
@@ -68,8 +72,9 @@ def live_line(row: MetricsRow, train_iters: int) -> str:
     left = timedelta(seconds=round((train_iters - row.iteration) * row.seconds_per_iteration))
     grad = "-" if row.grad_norm is None else f"{row.grad_norm:.3f}"
     peak = "" if row.peak_share is None else f" ({row.peak_share:.0%} of peak)"
+    loss = "skipped" if row.loss is None else f"{row.loss:.4f}"
     return (
-        f"iteration {row.iteration:>8}/{train_iters} | loss {row.loss:.4f} | lr {row.lr:.3e} | "
+        f"iteration {row.iteration:>8}/{train_iters} | loss {loss} | lr {row.lr:.3e} | "
         f"grad norm {grad} | {row.tokens_per_second:,.0f} tokens/s | "
         f"{row.tflops_per_second:.3f} TFLOP/s{peak} | ETA {left}"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
@@ -178,19 +180,42 @@ def take_step(optimizer: MegatronOptimizer, clip_grad: float) -> tuple[bool, flo
     gradients.
 
     Returns:
-        whether the parameters were updated (no overflow), and the gradient norm before clipping.
+        whether the parameters were updated, and the gradient norm before clipping. Without an
+        update all of the optimizer's state is as before; where the norm is None, an overflow has
+        moved the loss scale.
     """
-    inner = _inner(optimizer)
-    if not all(isinstance(adam, FusedAdam) for adam in inner):
-        updated, norm, _ = optimizer.step()
-        return bool(updated), norm
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    scaler = getattr(parts[0], "grad_scaler", None)
+    scale = dict(scaler.state_dict()) if scaler is not None else {}
     if optimizer.prepare_grads():
         return False, None
     norm = float(optimizer.get_grad_norm())
-    divisor = max(1.0, (norm + 1e-6) / clip_grad) if clip_grad > 0 else 1.0
-    for adam in inner:
-        adam.grad_divisor = None if divisor == 1.0 else torch.tensor(divisor)
+    if not math.isfinite(norm):
+        if scaler is not None:
+            # It has counted a step without overflow.
+            scaler.load_state_dict(scale)
+        return False, norm
+    inner = _inner(optimizer)
+    if all(isinstance(adam, FusedAdam) for adam in inner):
+        divisor = max(1.0, (norm + 1e-6) / clip_grad) if clip_grad > 0 else 1.0
+        for adam in inner:
+            adam.grad_divisor = None if divisor == 1.0 else torch.tensor(divisor)
+    elif clip_grad > 0:
+        for part in parts:
+            _clip(part, norm, clip_grad)
     return bool(optimizer.step_with_ready_grads()), norm
+
+
+def _clip(part: Any, norm: float, clip_grad: float) -> None:
+    """As the `step` of upstream's optimizers does."""
+    if getattr(part, "is_stub_optimizer", False) or not part.get_parameters():
+        return
+    clip_grad_by_total_norm_fp32(
+        part.get_parameters(),
+        max_norm=clip_grad,
+        total_norm=norm,
+        use_decoupled_grad=part.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8,
+    )
 
 
 def build_scheduler(

@@ -14,6 +14,7 @@ from primus.artifacts.run import (
     Attempt,
     AttemptResult,
     MetricsRow,
+    Row,
     RunIdentity,
     TrainManifest,
     ValidationRow,
@@ -37,10 +38,10 @@ from primus.trainer.memory import advice
 from primus.trainer.restarts import close_earlier
 
 _SIGNALLED = 128
-_ROW: TypeAdapter[MetricsRow | ValidationRow] = TypeAdapter(MetricsRow | ValidationRow)
+_ROW: TypeAdapter[Row] = TypeAdapter(Row)
 
 
-def read_metrics(directory: Path) -> list[MetricsRow | ValidationRow]:
+def read_metrics(directory: Path) -> list[Row]:
     """Every row of the run's metrics.jsonl, of all attempts, in the order of writing.
 
     Raises:
@@ -213,6 +214,9 @@ def train_manifest(
     valid = [row for row in rows if isinstance(row, ValidationRow)]
     if result is None or not final or final[-1].iteration != result.iteration:
         raise ArtifactError(f"{directory}: metrics.jsonl does not end at the last iteration")
+    losses = [row.loss for row in final if row.loss is not None]
+    if not losses:
+        raise ArtifactError(f"{directory}: metrics.jsonl holds no loss: every batch was skipped")
     at_end = [row.loss for row in valid if row.iteration == result.iteration]
     tried = run_directory.attempts(directory)
     summaries = list(checkpoint_directory.summarise(directory / "checkpoints", settings.key))
@@ -222,7 +226,7 @@ def train_manifest(
         iteration=result.iteration,
         consumed_samples=result.consumed_samples,
         consumed_tokens=result.consumed_tokens,
-        loss=final[-1].loss,
+        loss=losses[-1],
         validation_loss=at_end[-1] if at_end else None,
         parameters=result.parameters,
         flops_per_token=result.flops_per_token,

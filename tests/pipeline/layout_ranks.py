@@ -85,7 +85,7 @@ class Training:
         """Loss and gradient norm of further iterations; the same on every rank."""
         from primus.trainer import parallel
         from primus.trainer.batches import micro_batches
-        from primus.trainer.loop import forward_backward
+        from primus.trainer.forward_backward import forward_backward
         from primus.trainer.optimizer import take_step
 
         settings, state = self.settings, self.state

@@ -175,9 +175,12 @@ class Run:
         """Every logged iteration, in the order of writing."""
         return [row for row in read_metrics(self.directory) if isinstance(row, MetricsRow)]
 
-    def curve(self) -> dict[int, tuple[float, float, float | None]]:
-        """Loss, lr and gradient norm per iteration; an iteration that ran twice must agree."""
-        found: dict[int, tuple[float, float, float | None]] = {}
+    def curve(self) -> dict[int, tuple[Any, float, float | None]]:
+        """Loss, lr and gradient norm per iteration; an iteration that ran twice must agree.
+
+        The loss of a skipped batch is None.
+        """
+        found: dict[int, tuple[Any, float, float | None]] = {}
         for row in self.rows():
             value = (row.loss, row.lr, row.grad_norm)
             assert found.setdefault(row.iteration, value) == value, row.iteration

@@ -60,6 +60,7 @@ class RunSpec:
     steps: Steps | None = None
     process: ProcessChoice | None = None
     export: bool = True
+    train_samples: int = 9117
     seed: int = 7
     final_loss: float = 4.31
     unigram_entropy: float = 6.42
@@ -138,7 +139,7 @@ def _write_data(root: Path, spec: RunSpec) -> tuple[Path, Path, Path]:
         seq_length=256,
         split="969,30,1",
         seed=1234,
-        samples={"train": 9117, "valid": 282, "test": 9},
+        samples={"train": spec.train_samples, "valid": 282, "test": 9},
         files={},
         fingerprint=sha256_text("samples"),
     ).save(paths[2])

@@ -15,7 +15,7 @@ from primus.reports import formats
 from primus.reports.curve import gaps, read_metrics, replay_differences
 from primus.reports.headline import compute_headline, spread
 from primus.reports.inputs import read_inputs
-from primus.reports.integrity import loss_spikes
+from primus.reports.watched import loss_spikes
 
 
 def metrics_row(iteration: int, attempt: int = 1, loss: float = 5.0) -> MetricsRow:

@@ -59,6 +59,15 @@ class Training(Keys):
         1.0, doc="Largest global gradient norm; 0: no clipping.", identity="train", ge=0
     )
 
+    # Not identity: a run that met a bad batch can then go on, and without one nothing differs.
+    skip_bad_batches: int = key(
+        0,
+        doc="Batches that a run may go on without, in all, when their loss or gradient is not "
+        "finite; at one more it stops. The report lists them.",
+        option="train",
+        ge=0,
+    )
+
     eval_interval: int | None = key(
         None, doc="Iterations between validations; null: only at the end.", option="train", ge=1
     )

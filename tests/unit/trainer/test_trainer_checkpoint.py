@@ -64,7 +64,7 @@ class Training:
         )
 
     def steps(self, count: int) -> list[float]:
-        from primus.trainer.loop import forward_backward
+        from primus.trainer.forward_backward import forward_backward
 
         losses = []
         for _ in range(count):

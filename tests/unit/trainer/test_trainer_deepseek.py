@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer_tiny import tiny_deepseek
 
 from primus.trainer import parallel
-from primus.trainer.loop import forward_backward
+from primus.trainer.forward_backward import forward_backward
 from primus.trainer.model import model_config
 from primus.trainer.optimizer import build_optimizer, take_step
 

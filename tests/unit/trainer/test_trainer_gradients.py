@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer_tiny import tiny, tiny_deepseek
 
 from primus.trainer import parallel
-from primus.trainer.loop import forward_backward
+from primus.trainer.forward_backward import forward_backward
 from primus.trainer.model import model_config
 
 pytestmark = [pytest.mark.usefixtures("single_rank", "eager")]

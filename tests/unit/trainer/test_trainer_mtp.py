@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from trainer_tiny import tiny_deepseek
 
 from primus.trainer import parallel
-from primus.trainer.loop import forward_backward
+from primus.trainer.forward_backward import forward_backward
 from primus.trainer.model import model_config
 from primus.trainer.prediction import take_prediction_losses
 
