@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 Passes = Callable[[int], NDArray[np.int64]]
 
 _MODULUS = 1 << 64
+# Samples that are weighed in one go.
+_AT_ONCE = 1 << 20
 # 2^64 over the golden ratio, and the two factors of splitmix64 (Steele, Lea and Flood, Fast
 # Splittable Pseudorandom Number Generators, OOPSLA 2014).
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -69,7 +71,7 @@ def as_text(number: int) -> str:
 def expected(passes: Passes, size: int, marks: Sequence[int]) -> Iterator[int]:
     """What a run that follows `passes` adds between two marks, for each pair of neighbours.
 
-    Costs a few arrays of `size` numbers at a time.
+    Needs memory for what `passes` gives, and little more.
 
     Args:
         size: samples of one pass. marks: numbers of consumed samples, ascending.
@@ -78,7 +80,7 @@ def expected(passes: Passes, size: int, marks: Sequence[int]) -> Iterator[int]:
         total, position = 0, start
         while position < end:
             number, first = divmod(position, size)
-            piece = passes(number)[first : first + end - position]
+            piece = passes(number)[first : first + min(end - position, _AT_ONCE)]
             total = added(total, checksum(np.arange(position, position + len(piece)), piece))
             position += len(piece)
         yield total

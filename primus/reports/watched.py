@@ -19,7 +19,7 @@ from primus.reports.inputs import Inputs
 # (seed, pass, size) → ids of all samples in the order of that pass.
 SampleOrder = Callable[[int, int, int], NDArray[np.int64]]
 
-# Samples whose order is computed again, the newest; half a minute and 2 GiB of memory.
+# Samples whose order is computed again, the newest: about a minute, and 2 GiB of memory.
 MOST_SAMPLES = 1 << 27
 _NAMED = 5
 _NAME = "Samples consumed"
@@ -35,7 +35,7 @@ def samples_consumed(inputs: Inputs, order: SampleOrder | None) -> Check:
     if not 0 < size <= MOST_SAMPLES:
         detail = f"not computed again: a pass has {size:,}"
         return Check(name=_NAME, outcome="absent", detail=detail)
-    marks = list(_marks(rows, fresh=not inputs.setting("train", "load_checkpoint")))
+    marks = list(_marks(rows, fresh=not inputs.train.settings.get("load_checkpoint")))
     wrong = _first_difference(marks, lambda number: order(seed, number, size), size)
     if wrong is not None:
         detail = f"others than in the order of the samples, up to iteration {wrong}"

@@ -31,7 +31,7 @@ if "primus.train_rank" in sys.orig_argv and "DISTURB" in os.environ:
                 return losses, finish
             for sample, factor in wanted.get("losses", {}).items():
                 at = batch["sample_ids"] == int(sample)
-                losses = torch.where(at[:, None], losses * float(factor), losses)
+                losses = losses * torch.where(at, float(factor), 1.0)[:, None]
             for sample in wanted.get("gradients", []):
                 at = batch["sample_ids"] == sample
                 if at.any():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from reported import checks_of
 from trainer_run import Bench, Run
 
 from primus.errors import ArtifactError
@@ -244,6 +245,8 @@ def test_another_layout_goes_on_from_a_run(bench: Bench, undisturbed: Run) -> No
     for iteration, (loss, lr, _) in found.items():
         assert loss == pytest.approx(wanted[iteration][0], rel=1e-5), iteration
         assert lr == wanted[iteration][1]
+    samples = checks_of(run)["Samples consumed"]
+    assert (samples.outcome, samples.detail[:15]) == ("ok", "the last 36 as ")
     nowhere = bench.run("nowhere", load_checkpoint=str(bench.path / "none"))
     status, output = nowhere.fail()
     assert status == 2

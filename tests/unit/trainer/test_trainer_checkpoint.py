@@ -111,6 +111,32 @@ def test_training_goes_on_bitwise(tmp_path: Path, changes: dict[str, Any]) -> No
     assert second.steps(2) == whole[3:]
 
 
+def test_progress_is_kept_and_older_checkpoints_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they counted samples and skipped batches: the checksum is then not known."""
+    from primus.trainer import checkpoint
+
+    training = Training()
+    training.steps(1)
+    training.state.sample_checksum, training.state.skipped_batches = 2**64 - 3, 2
+    checkpoint.save(training.state, tmp_path / "new", ABOUT)
+    whole = checkpoint._sharded_state
+
+    def older(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = whole(*args, **kwargs)
+        del state["progress"]["sample_checksum"], state["progress"]["skipped_batches"]
+        return state
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_sharded_state", older)
+        checkpoint.save(training.state, tmp_path / "old", ABOUT)
+    for root, wanted in (("new", (2**64 - 3, 2)), ("old", (None, 0))):
+        other = Training().state
+        assert checkpoint.load_newest(other, tmp_path / root, "0" * 12)
+        assert (other.sample_checksum, other.skipped_batches) == wanted
+
+
 def test_no_checkpoint_at_all_is_a_start_from_the_beginning(tmp_path: Path) -> None:
     from primus.trainer.checkpoint import load_newest
 
