@@ -6,6 +6,7 @@
 #   make test-slurm tests on a real SLURM that is started for them; needs root
 #   make campaign   faults by chance on one training for ten minutes; CAMPAIGN="--seed 2 --ranks 4"
 #   make audit      ask for known vulnerabilities of the locked packages; fails without a network
+#   make fuzz       look for inputs that break a parser, for SECONDS=600
 #   make fix        repair what can be repaired
 #   make lock       pin the dependencies again (UPGRADE=1: their newest versions)
 #
@@ -21,6 +22,8 @@ export VENV PYTHON TORCH_INDEX
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 DEMO := llama3_8B_tiny
+# Of make fuzz. bash has a variable of this name, which make must not take for it.
+SECONDS := 600
 QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
 # The longest first, because only a few run at a time.
 SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,driver rank_faults job_faults training tuning)
@@ -28,11 +31,11 @@ SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
-.PHONY: demo test test-slurm campaign check lint types imports quick-tests slow-tests audit fix lock runtime dev help
+.PHONY: demo test test-slurm campaign check lint types imports quick-tests slow-tests audit fuzz fix lock runtime dev help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,14s/^# \{0,3\}//p' Makefile
+	@sed -n '3,15s/^# \{0,3\}//p' Makefile
 
 runtime:
 	@bash requirements/environment.sh runtime
@@ -93,6 +96,13 @@ campaign: dev
 
 audit: dev
 	@python requirements/audit.py
+
+# Also apart: atheris is built for few versions of Python. Corpus: $(VENV)/fuzz/corpus.
+fuzz: dev
+	@[[ -x $(VENV)/fuzz/bin/python ]] || python -m venv --without-pip $(VENV)/fuzz
+	python -m pip --python $(VENV)/fuzz/bin/python install --disable-pip-version-check -qq 'atheris>=3,<4'
+	PYTHONPATH="$(CURDIR):$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	    $(VENV)/fuzz/bin/python tests/fuzz/harness.py --seconds $(SECONDS) --corpus $(VENV)/fuzz/corpus
 
 fix: dev
 	ruff check --fix --exit-zero

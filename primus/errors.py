@@ -10,9 +10,13 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import ClassVar, NoReturn
+
+from primus.hidden import hide
 
 
 class PrimusError(Exception):
@@ -164,12 +168,20 @@ def fail(error: PrimusError) -> NoReturn:
 
     One line per problem; then the status in words, where the lines do not say it all.
     """
-    lines = [f"error: {line}" for line in str(error).splitlines()]
+    lines = [f"error: {line}" for line in hide(str(error)).splitlines()]
     if error.exit_code != UserError.exit_code:
         lines.append(f"exit status {error.exit_code}: {error.meaning}")
     for line in lines:
         print(line, file=sys.stderr, flush=True)
     raise SystemExit(error.exit_code)
+
+
+def _show_defect(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A traceback as Python shows it, without what its texts hold of secrets."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(hide(text), file=sys.stderr, end="", flush=True)
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -178,6 +190,7 @@ def run_main(main: Callable[[], None]) -> None:
     So is what the file system refuses. Any other exception keeps its traceback: it is a defect,
     and a defect must be visible.
     """
+    sys.excepthook = _show_defect
     try:
         main()
     except PrimusError as error:

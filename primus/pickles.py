@@ -2,8 +2,8 @@
 
 A manifest's hash finds damage; who forges a checkpoint forges the hash with it. torch reads the
 index of a distributed checkpoint, and the objects in it, with pickle itself, so each is held
-against this first. transformer-engine's own state in a fp8 model is a pickle inside a tensor,
-which nothing here looks into.
+against this first. transformer-engine's own state is a pickle inside a tensor, which nothing here
+looks into.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from primus.artifacts.provenance import environment
 from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import PrimusError, TrainingError, UnavailableError, UserError, run_main
+from primus.hidden import hide
 from primus.launch import end_with_parent
 from primus.ranks.parent import agent_is_gone
 from primus.ranks.progress import Reporter, give_stacks_when_asked
@@ -95,13 +96,13 @@ def _train(
             held = stack.enter_context(lease(args.run_directory, patience)) if leader else None
             _attempt(settings, args, device, record, held, reporter)
         except PrimusError as error:
-            record.end("failed", str(error), mendable=isinstance(error, UserError))
+            record.end("failed", hide(str(error)), mendable=isinstance(error, UserError))
             raise
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
             lack = out_of_memory(settings, torch.distributed.get_rank(), error)
-            record.end("failed", str(lack))
+            record.end("failed", hide(str(lack)))
             raise lack from error
     reporter.close()
     torch.distributed.destroy_process_group()

@@ -17,6 +17,7 @@ from primus.config.schema.keys import NAME_PATTERN
 from primus.config.schema.settings import Settings
 from primus.config.yaml_file import Document, KeyPath, read_yaml
 from primus.errors import Problem
+from primus.hidden import is_secret_name
 
 Kind = Literal["model", "hardware", "recipe", "experiment", "command line"]
 FOLDERS = {
@@ -137,7 +138,7 @@ def _check_homes(layer: Layer) -> None:
 def _check_secrets(layer: Layer) -> None:
     environment = layer.values.get("env")
     for name in environment if isinstance(environment, dict) else ():
-        if values.is_secret_name(str(name)):
+        if is_secret_name(str(name)):
             why = "looks like a secret, and every setting is written into files"
             fix = "remove the line; export it before the run, ranks inherit the environment"
             layer.complain(("env", str(name)), why, fix)

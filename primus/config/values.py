@@ -10,18 +10,13 @@ from typing import Any
 from primus.config.fields import alternatives, field_at, holds_text
 from primus.config.yaml_file import KeyPath, parse_yaml, scalar
 from primus.errors import ConfigError, Problem
+from primus.hidden import is_secret_name
 
 _VARIABLE = re.compile(r"\$\{([^}:]*)(?::([^}]*))?\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*")
-_SECRET = re.compile(r"TOKEN(?!I[SZ])|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY", re.IGNORECASE)
 
 # Called with the path of the key, why it is wrong, and the fix.
 Complain = Callable[[KeyPath, str, str], None]
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether an environment variable of this name is likely to hold a secret."""
-    return bool(_SECRET.search(name))
 
 
 def substitute(values: Mapping[str, Any], complain: Complain) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 
 from primus.config.merge import merge
 from primus.config.problems import show
-from primus.config.values import is_secret_name
 from primus.config.yaml_file import KeyPath, read_yaml, scalar
 from primus.errors import ConfigError, Problem
+from primus.hidden import is_secret_name
 
 # `extends` is of 2026; the releases before it wrote `bases` or `includes` for the same.
 INHERIT = ("extends", "bases", "includes")

@@ -1,0 +1,32 @@
+"""What must not be shown: tokens that this process was given by its environment."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_SECRET = re.compile(r"TOKEN(?!I[SZ])|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY", re.IGNORECASE)
+# Of an address, as of a proxy: its user and password.
+_USER = re.compile(r"(?<=://)[^\s/@]+:[^\s/@]+(?=@)")
+# A shorter value is no token, and stands in many texts by chance.
+_SHORTEST = 8
+# Where a secret is kept is none.
+_PLACES = ("_PATH", "_FILE", "_DIR")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether an environment variable of this name is likely to hold a secret."""
+    return bool(_SECRET.search(name))
+
+
+def hide(text: str) -> str:
+    """A text for people and files, the name of a variable in place of a secret that it holds."""
+    found = [
+        (name, value)
+        for name, value in os.environ.items()
+        if is_secret_name(name) and not name.endswith(_PLACES) and len(value) >= _SHORTEST
+    ]
+    # The longest first: one may be part of another.
+    for name, value in sorted(found, key=lambda item: (-len(item[1]), item[0])):
+        text = text.replace(value, f"<{name}>")
+    return _USER.sub("<user>", text)
