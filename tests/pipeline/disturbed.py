@@ -38,10 +38,10 @@ if "primus.train_rank" in sys.orig_argv and "DISTURB" in os.environ:
                     losses.register_hook(lambda g, at=at: g.masked_fill(at[:, None], torch.inf))
             return losses, finish
         forward_backward._forward = disturbed
+    todo = [disturb]
     def said(self, phase, iteration=-1):
-        if phase == "iterate":
-            Reporter.say = say
-            disturb()
+        if phase == "iterate" and todo:
+            todo.pop()()
         say(self, phase, iteration)
     Reporter.say = said
 """

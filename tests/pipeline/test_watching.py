@@ -74,13 +74,13 @@ if "primus.train_rank" in sys.orig_argv:
     from primus.ranks.progress import Reporter
     say = Reporter.say
     def said(self, phase, iteration=-1):
-        from primus.trainer import loop
-        if phase == "update":
+        if phase == "update" and iteration == 6:
+            from primus.trainer import loop
             real = loop.take_step
             def none(*args):
                 loop.take_step = real
                 return False, None
-            loop.take_step = none if iteration == 6 else real
+            loop.take_step = none
         say(self, phase, iteration)
     Reporter.say = said
 """
@@ -92,7 +92,7 @@ if "primus.train_rank" in sys.orig_argv:
         ("losses", {}),
         ("gradients", {"use_distributed_optimizer": True, "overlap_grad_reduce": True}),
         ("gradients", {"use_distributed_optimizer": False}),
-        ("losses", {"fp16": True, "initial_loss_scale": 1024.0}),
+        ("losses", {"fp16": True, "initial_loss_scale": 1024.0, "peak_tflops": {"bf16": 0.1}}),
         ("gradients", {"use_torch_fsdp2": True, "use_distributed_optimizer": False}),
     ],
     ids=["loss", "distributed optimizer", "plain optimizer", "fp16", "FSDP2"],
@@ -167,7 +167,7 @@ def test_the_bound_on_skipped_batches_holds_over_resumes(bench: Bench, size: int
 def test_a_loss_spike_is_told_once(bench: Bench, size: int) -> None:
     scaled = {"losses": {samples_of(size, 20)[2]: 5.0}}
     run = disturbed_run(bench, "spike", scaled, train_iters=18)
-    assert "spike" not in run.finish()
+    assert "loss spike" not in run.finish()
     run.changes["train_iters"] = 25
     output = run.finish()
     found = re.findall(
