@@ -14,6 +14,7 @@ import torch
 from megatron.core import dist_checkpointing, tensor_parallel
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
+from megatron.core.utils import get_model_config
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -145,7 +146,8 @@ def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> Ch
             f"load_checkpoint = {source}: holds no checkpoint. Fix: name a run or a checkpoint"
         )
     chosen = candidates[0]
-    problems = _verify_together(chosen, None)
+    in_fp8 = getattr(get_model_config(state.chunks[0]), "fp8", None) is not None
+    problems = _verify_together(chosen, None, engine_state=in_fp8)
     if problems:
         raise UserError(
             f"load_checkpoint = {source}: {'; '.join(problems)}. Fix: name an earlier checkpoint"
@@ -161,7 +163,7 @@ def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> Ch
     return manifest
 
 
-def _verify_together(candidate: Path, key: str | None) -> list[str]:
+def _verify_together(candidate: Path, key: str | None, *, engine_state: bool = True) -> list[str]:
     """What is wrong, the same on all ranks: first every hash, then what would run code."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
 
@@ -169,7 +171,9 @@ def _verify_together(candidate: Path, key: str | None) -> list[str]:
         manifest = directory.load_manifest(candidate, key)
         directory.verify_files(candidate, sorted(manifest.files.items())[rank::world])
 
-    return _problems(hashes) or _problems(lambda: pickles.check(candidate, rank, world))
+    return _problems(hashes) or _problems(
+        lambda: pickles.check(candidate, rank, world, engine_state=engine_state)
+    )
 
 
 def _problems(verify: Callable[[], None]) -> list[str]:

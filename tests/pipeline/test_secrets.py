@@ -130,7 +130,7 @@ def test_a_rank_that_fails_shows_no_token(
     bench: Bench, tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
     run = bench.run(f"fails-{request.node.callspec.id}", nproc_per_node=2, train_iters=2)
-    path = hook(tmp_path, kind, "primus.train_rank", "primus.trainer.parallel", "initialize_groups")
+    path = hook(tmp_path, kind, "primus.train_rank", "primus.trainer.lease", "lease")
     run.environment = {"PYTHONPATH": path}
     status, output = run.fail()
     assert status in (1, 65), output

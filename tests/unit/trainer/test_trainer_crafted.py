@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -173,3 +174,23 @@ def test_a_common_that_is_no_dictionary(root: Path) -> None:
     with pytest.raises(ArtifactError, match="holds no dictionary"):
         pickles.check(directory)
     assert json.loads((directory / "metadata.json").read_text()) == pickles._FORMAT
+
+
+def test_a_state_of_transformer_engine_is_not_looked_into_and_so_refused(root: Path) -> None:
+    from primus.trainer.checkpoint import load_other
+
+    directory, layout = max(root.iterdir()), {"tensor_model_parallel_size": 1}
+    assert load_other(Training().state, directory, layout).iteration == 2
+    index = pickle.loads((directory / ".metadata").read_bytes())  # noqa: S301
+    entry = next(at for at in index.storage_data if "_extra_state" in at.fqn)
+    torch.save(
+        [torch.frombuffer(bytearray(b"cos\nsystem\n"), dtype=torch.uint8)], made := io.BytesIO()
+    )
+    with open(directory / "__0_0.distcp", "ab") as stream:
+        index.storage_data[entry].offset = stream.tell()
+        index.storage_data[entry].length = stream.write(made.getvalue())
+    (directory / ".metadata").write_bytes(pickle.dumps(index))
+    vouch(directory)
+    with pytest.raises(UserError, match=r"_extra_state\S* may hold a pickle"):
+        load_other(Training().state, directory, layout)
+    pickles.check(directory)
