@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
         ("HF_TOKEN", "canary-5f1c", "bad canary-5f1c!", "bad <HF_TOKEN>!"),
         ("WANDB_API_KEY", "canary-5f1c", "canary-5f1ccanary-5f1c", "<WANDB_API_KEY>" * 2),
         ("HF_TOKEN", "short", "a short word", "a short word"),
-        ("HF_TOKEN_PATH", "/home/me/token", "in /home/me/token", "in /home/me/token"),
+        ("HF_TOKEN_PATH", "/site/token", "in /site/token", "in /site/token"),
         ("TOKENIZERS_PARALLELISM", "canary-5f1c", "canary-5f1c", "canary-5f1c"),
         ("X", "y", "http://me:secret@proxy:80/a@b", "http://<user>@proxy:80/a@b"),
         ("X", "y", "http://proxy:80/a:b@c", "http://proxy:80/a:b@c"),
