@@ -31,7 +31,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+    return Bench(tmp_path_factory.mktemp("bench"), compiled=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ LAST = 50
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+    return Bench(tmp_path_factory.mktemp("bench"), compiled=True)
 
 
 @pytest.fixture(scope="module")

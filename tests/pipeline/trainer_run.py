@@ -66,10 +66,14 @@ def settings_of(stage: Stage, **changes: Any) -> StageSettings:
 
 
 class Bench:
-    """Tokenizer and samples made once; runs are made beside them."""
+    """Tokenizer and samples made once; runs are made beside them.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        compiled: with compiled kernels, as a user's run; they take a third of a short run's time.
+    """
+
+    def __init__(self, path: Path, *, compiled: bool = False) -> None:
+        self.path, self.compiled = path, compiled
         text = gzip.decompress((REPOSITORY / "corpus/austen-persuasion.txt.gz").read_bytes())
         source = path / "text.txt"
         source.write_bytes(text[:60_000])
@@ -129,6 +133,7 @@ class Run:
             self.command(),
             env=os.environ
             | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+            | ({} if self.bench.compiled else {"TORCHDYNAMO_DISABLE": "1"})
             | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
