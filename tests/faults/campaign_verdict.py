@@ -63,7 +63,7 @@ def judge(
     """Every question."""
     return [
         _finished(training),
-        Question("every fault fell", not ended_early, f"{len(faults)} faults"),
+        Question("it outlived the faults", not ended_early and bool(faults), f"{len(faults)} fell"),
         _bounds(faults),
         *_curves(training, undisturbed),
         _writers(training),
