@@ -47,6 +47,32 @@ def _digest(value: Any) -> str:
     return sha256_text(canonical_json(value))[:16]
 
 
+def refuse_what_the_shell_would_read(script: Path, text: str) -> None:
+    """Look for values and names of files that Snakemake has not quoted for a shell.
+
+    It quotes those of --config and of waited-for files as Python does: a backslash, which in a
+    shell's single quotes ends no quote and changes the value, and double quotes, in which a shell
+    expands.
+
+    Raises:
+        UserError: there is one.
+    """
+    quote = ""
+    for line in text.splitlines():
+        for character in "" if line.startswith("#") else line:
+            if character == "\\" or (quote != "'" and character in "$`"):
+                break
+            if character in "'\"" and quote in ("", character):
+                quote = "" if quote else character
+        else:
+            continue
+        raise UserError(
+            f"{script}: a value of --config or the name of a text file holds a backslash, a line "
+            "end, or a quotation mark beside $ or `, which Snakemake does not quote for a shell. "
+            "Fix: write the value into the experiment's file, or rename the text file"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One job of Snakemake.
@@ -70,7 +96,8 @@ class Job:
         """The job of a script that Snakemake wrote.
 
         Raises:
-            UserError: the script is missing, or has no line of properties that can be read.
+            UserError: the script is missing, has no line of properties that can be read, or holds
+                what its shell would take for a command.
         """
         try:
             text = script.read_text(encoding="utf-8")
@@ -80,6 +107,7 @@ class Job:
             ) from error
         except ValueError:
             text = ""
+        refuse_what_the_shell_would_read(script, text)
         try:
             found = _PROPERTIES.search(text)
             return cls._of(parse_json(found[1]) if found else None)

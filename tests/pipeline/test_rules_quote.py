@@ -232,3 +232,26 @@ def test_cheap_stages_really_run(tmp_path: Path) -> None:
     for name in names:
         assert json.dumps(f"corpus/{name}.txt")[1:-1] in read
     assert yaml.safe_load(project.file().read_text())["env"]["NOTE"] == "; touch made"
+
+
+@pytest.mark.fault(
+    40,
+    injected="quotation marks, $() and backslashes in --config and in names of text files, on the "
+    "way into the script of a cluster's job",
+    observed="refused in one line before the job is submitted; Snakemake would not quote them",
+)
+@pytest.mark.parametrize("way", ["value", "file"])
+def test_a_jobs_script_runs_nothing_else(tmp_path: Path, way: str) -> None:
+    project = Project(tmp_path)
+    given = ["--config", 'env={"A": "\'; touch made; \'"}'] if way == "value" else []
+    if way == "file":
+        text = tmp_path / "corpus/persuasion.txt"
+        text.rename(text.with_name("it's $(touch made).txt"))
+    submit = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd"]
+    submit += ["python -m primus.slurm.submit", "--jobs", "1"]
+    done = project.snakemake(*submit, f"data_{EXPERIMENT}", *given)
+    assert done.returncode == 1
+    shown = done.stdout + done.stderr
+    assert "does not quote for a shell" in shown, shown[-3000:]
+    assert not list(tmp_path.rglob("made"))
+    assert not list(tmp_path.glob("output/tokenizer/*/*/manifest.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,36 @@ def test_the_last_lines_of_its_log_are_shown(
     assert "OUT_OF_MEMORY" in told
     assert "line 99" in told
     assert "line 50" not in told
+
+
+LINE = "cd /x && python -m snakemake --wait-for-files {} --config {} --mode 'remote' && exit 0"
+
+
+@pytest.mark.parametrize(
+    ("value", "fine"),
+    [
+        ("lr=2e-5", True),
+        ('env={"A": "$(touch made); `touch made`"}', True),
+        ("note=$HOME; touch made", True),
+        ("Alice's Adventures.txt", True),
+        ("both \" and '", False),
+        ("it's $(touch made)", False),
+        ("it's `touch made`", False),
+        ('env={"A": "\'; touch made; \'"}', False),
+        ("back\\slash", False),
+        ("two\nlines", False),
+        ("\u202egnp.exe", False),
+    ],
+)
+def test_what_snakemake_does_not_quote_for_a_shell(tmp_path: Path, value: str, fine: bool) -> None:
+    """Snakemake writes values as Python does; the shell of the job's script reads them."""
+    for places in ((repr(value), "a=1"), ("'b.txt'", repr(value))):
+        file = script(tmp_path)
+        file.write_text(file.read_text() + LINE.format(*places) + "\n")
+        if fine:
+            assert Job.read(file).name == "train.mine"
+            line = LINE.format(*places)
+            assert value in shlex.split(line)
+            continue
+        with pytest.raises(UserError, match="does not quote for a shell"):
+            Job.read(file)
