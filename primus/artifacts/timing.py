@@ -9,10 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from primus.config.paths import require_writable
+from primus.errors import FileSystemError, UnavailableError
+
 
 @contextmanager
 def stage_time(stage: str, output: Path | str) -> Iterator[None]:
-    """Append one line to `<output>.times.jsonl` when the body ends, also when it fails."""
+    """Append one line to `<output>.times.jsonl` when the body ends, also when it fails.
+
+    Raises:
+        FileSystemError: the output could not be written; the body is not begun.
+    """
+    try:
+        require_writable(Path(output).parent)
+    except UnavailableError as error:
+        raise FileSystemError(str(error)) from error
     started = time.time()
     succeeded = False
     try:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "primus-agent-"
+# No name that an older version of this program has used: its directories carry no lock.
+_PREFIX = "primus-ranks-"
 
 
 @contextmanager

@@ -42,10 +42,10 @@ def test_what_a_killed_agent_left_goes_when_the_next_one_starts(tmp_path: Path) 
         [sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False
     )
     (left,) = tmp_path.iterdir()
-    (tmp_path / "primus-agent-file").touch()
+    (tmp_path / "primus-ranks-file").touch()
     with scratch():
         assert not left.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["primus-agent-file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["primus-ranks-file"]
 
 
 def test_a_directory_that_another_agent_takes_for_left_is_made_again(

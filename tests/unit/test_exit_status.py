@@ -61,7 +61,7 @@ BARE = {
     *("gemm.hipblaslt.node", "importing.reference"),
 }
 # Reached only after torch is imported.
-SLOW = [("tune", "shapes"), ("tune", "output"), ("shapes", "output"), ("export", "output")]
+SLOW = [("tune", "shapes")]
 
 
 @dataclass(frozen=True)
