@@ -22,6 +22,7 @@ from primus.launch import Ranks, platform_environment, run_ranks, thread_environ
 from primus.ranks.ends import oom_kills
 from primus.ranks.progress import HANG, STACKS, START
 from primus.trainer import run_directory
+from primus.trainer.before_ranks import recorded
 from primus.trainer.lease import check_free
 from primus.trainer.outcome import finished, port_was_taken, require_completed, train_manifest
 from primus.trainer.restarts import refuse_endless
@@ -78,8 +79,9 @@ def train(
         refuse_endless(directory)
         attempt = run_directory.new_attempt(directory)
         _write_about(attempt, directory, identity, settings.identity | settings.extent)
-        if check_nodes is not None:
-            check_nodes(attempt)
+        with recorded(attempt, settings.nodes * settings.nproc_per_node):
+            if check_nodes is not None:
+                check_nodes(attempt)
         arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
         arguments += ["--weights", str(weights_path)] if weights_path else []
         variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}
