@@ -26,7 +26,7 @@ DEMO := llama3_8B_tiny
 SECONDS := 600
 QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
 # The longest first, because only a few run at a time.
-SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,driver rank_faults job_faults training tuning)
+SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,job_faults rank_faults driver training jobs preflight tuning)
 SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
@@ -83,7 +83,7 @@ slow-tests: dev
 
 # Each file has a cluster of its own; most of a test's time is waiting for SLURM.
 test-slurm: dev
-	@$(MAKE) -j 4 --output-sync=target $(SLURM_TESTS)
+	@$(MAKE) -j 5 --output-sync=target $(SLURM_TESTS)
 
 .PHONY: $(SLURM_TESTS)
 $(SLURM_TESTS):

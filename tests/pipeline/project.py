@@ -78,9 +78,9 @@ class Project:
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run("snakemake", *arguments)
 
-    def make(self, *arguments: str) -> None:
+    def make(self, *arguments: str, **environment: str) -> None:
         """Really run the pipeline."""
-        result = self.snakemake("--cores", "2", *arguments)
+        result = self.run("snakemake", "--cores", "2", *arguments, **environment)
         assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
 
     def plan(self, *arguments: str) -> dict[str, int]:

@@ -21,7 +21,7 @@ from layout_run import fork_ranks
 from start_cases import ABOUT
 from torch import distributed
 
-BEFORE, AFTER = 6, 4
+BEFORE, AFTER = 4, 3
 
 
 def save(directory: Path, family: str, changes: dict[str, Any], name: str) -> list[Any]:

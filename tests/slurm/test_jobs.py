@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slurm
 
 
 def test_a_job_ends_well(submit: Submit, tmp_path: Path) -> None:
-    job = submit("hostname; echo $SLURM_JOB_NUM_NODES", nodes=2, gres="gpu:2")
+    job = submit("hostname; printenv SLURM_JOB_NUM_NODES", nodes=2, gres="gpu:2")
     ends(job, "success")
     log = (tmp_path / "output" / "logs" / "slurm" / f"train.llama3_8B_tiny.{job}.log").read_text()
     assert log.split()[1] == "2"
