@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from primus.artifacts.failure import Failure, RankEnd, RankStanding, Reason, how
 from primus.errors import TrainingError, run_main
+from primus.quick_imports import quick_imports
 from primus.ranks import network
 from primus.ranks.ends import catches, describe, oom_kills
 from primus.ranks.parent import AGENT
@@ -132,7 +134,9 @@ class Agent:
         self._told = set()
 
     def _meet(self) -> Meeting:
-        from primus.ranks.meeting import Meeting
+        with quick_imports():
+            importlib.import_module("primus.ranks.logs")
+            from primus.ranks.meeting import Meeting
 
         args = self._args
         try:

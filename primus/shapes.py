@@ -20,6 +20,7 @@ from primus.config.layout import model_parallel_ranks
 from primus.container.run import enter
 from primus.errors import TrainingError, run_main
 from primus.launch import Ranks, run_ranks, thread_environment
+from primus.quick_imports import quick_imports
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,7 +66,8 @@ def _start(settings: StageSettings, ranks: int, arguments: list[str]) -> None:
 
 
 def _dump(settings: StageSettings, output: Path) -> None:
-    from primus.shapes_dump import dump
+    with quick_imports():
+        from primus.shapes_dump import dump
 
     dump(settings, output)
 

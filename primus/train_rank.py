@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from primus.config.frozen import StageSettings, add_settings_arguments, load_set
 from primus.errors import PrimusError, TrainingError, UnavailableError, UserError, run_main
 from primus.hidden import hide
 from primus.launch import end_with_parent
+from primus.quick_imports import quick_imports
 from primus.ranks.parent import agent_is_gone
 from primus.ranks.progress import Reporter, give_stacks_when_asked
 from primus.trainer.files_seen import wait_for_files
@@ -70,19 +72,9 @@ def _request_stop(*_: Any) -> None:
 def _train(
     settings: StageSettings, args: argparse.Namespace, started: float, reporter: Reporter
 ) -> None:
+    device = _import_all(settings)
     import torch
 
-    torch.set_num_threads(settings.threads_per_rank)
-    if settings.platform != "cpu":
-        if not torch.cuda.is_available():
-            raise UnavailableError(
-                f"platform = {settings.platform}: torch {torch.__version__} sees no GPU here. "
-                "Fix: run where there is one, with a build of torch for it, or set hardware: cpu"
-            )
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    from primus.trainer.platform import install
-
-    device = install(settings.platform)
     from primus.trainer import parallel
     from primus.trainer.kernels import compile_or_fall_back
 
@@ -106,6 +98,32 @@ def _train(
             raise lack from error
     reporter.close()
     torch.distributed.destroy_process_group()
+
+
+def _import_all(settings: StageSettings) -> Any:
+    """Import what a rank runs, on the platform that it is for; the rank's device.
+
+    Raises:
+        UnavailableError: there is no such device here.
+    """
+    with quick_imports():
+        import torch
+
+        torch.set_num_threads(settings.threads_per_rank)
+        if settings.platform != "cpu":
+            if not torch.cuda.is_available():
+                raise UnavailableError(
+                    f"platform = {settings.platform}: torch {torch.__version__} sees no GPU here. "
+                    "Fix: run where there is one, with a build of torch for it, or set "
+                    "hardware: cpu"
+                )
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        from primus.trainer.platform import install
+
+        device = install(settings.platform)
+        importlib.import_module("primus.train_setup")
+        importlib.import_module("primus.trainer.loop")
+    return device
 
 
 def _stop_requested(held: Lease | None) -> bool:
