@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from primus.errors import UnavailableError
+
 _CHUNK = 1 << 20
 
 
@@ -64,6 +66,26 @@ def replace_directory(finished: Path, directory: Path) -> None:
         shutil.rmtree(directory)
     os.rename(finished, directory)
     fsync_directory(directory.parent)
+
+
+def require_writable(directory: Path) -> None:
+    """Look whether files can be made in a directory, or where it will be made; makes nothing.
+
+    Raises:
+        UnavailableError: they cannot; the first directory that refuses is named.
+    """
+    found = directory.absolute()
+    while not os.path.lexists(found):
+        found = found.parent
+    if not found.is_dir():
+        why = "is no directory"
+    elif not os.access(found, os.W_OK | os.X_OK):
+        why = "cannot be written to"
+    else:
+        return
+    raise UnavailableError(
+        f"{found}: {why}. Fix: make it writable, or start in a directory that is"
+    )
 
 
 def tail(path: Path | str, size: int) -> bytes:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from primus.config.paths import require_writable
 from primus.errors import FileSystemError, UnavailableError
+from primus.files import require_writable
 
 
 @contextmanager

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from primus.config.identity import StageKey
 from primus.config.schema.keys import Stage
-from primus.errors import UnavailableError
 
 # The names in braces are Snakemake's wildcards.
 ARTIFACT: dict[Stage, str] = {
@@ -25,26 +21,6 @@ REPORT_JSON = "output/runs/{experiment}/{key}/report.json"
 LOSS_PNG = "output/runs/{experiment}/{key}/loss.png"
 PREFLIGHT = "output/preflight/{experiment}/{key}/preflight.json"
 SETTINGS = "output/settings/{owner}/{stage}.{digest}.json"
-
-
-def require_writable(directory: Path) -> None:
-    """Look whether files can be made in a directory, or where it will be made; makes nothing.
-
-    Raises:
-        UnavailableError: they cannot; the first directory that refuses is named.
-    """
-    found = directory.absolute()
-    while not os.path.lexists(found):
-        found = found.parent
-    if not found.is_dir():
-        why = "is no directory"
-    elif not os.access(found, os.W_OK | os.X_OK):
-        why = "cannot be written to"
-    else:
-        return
-    raise UnavailableError(
-        f"{found}: {why}. Fix: make it writable, or start in a directory that is"
-    )
 
 
 def owner_kind(stage: Stage) -> str:

@@ -16,11 +16,12 @@ from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
 from primus.config.load import Resolved, experiments, load
-from primus.config.paths import artifact, require_writable, settings_file
+from primus.config.paths import artifact, settings_file
 from primus.config.problems import did_you_mean, listed, show
 from primus.config.schema.keys import STAGES, UPSTREAM, Stage
 from primus.config.schema.settings import Settings
 from primus.errors import ConfigError, Problem, RunConflictError
+from primus.files import require_writable
 
 _DIGEST = re.compile(r"\.([0-9a-f]{12})\.json$")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from primus.config.paths import require_writable
 from primus.config.pipeline import Pipeline
 from primus.errors import UnavailableError
+from primus.files import require_writable
 
 
 def test_a_directory_that_is_there_or_can_be_made(tmp_path: Path) -> None:
