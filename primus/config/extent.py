@@ -32,9 +32,10 @@ def renew(made: StageKey, root: Path) -> None:
     Snakemake waited there is none, and settings that were frozen before that job are no newer than
     what it made: the change would not be seen.
     """
+    if not made.extent:
+        return
     path, settings = root / artifact(made), root / settings_file(made)
-    found = recorded(made.extent, path)
-    if not made.extent or found in (None, made.extent) or not settings.is_file():
+    if recorded(made.extent, path) in (None, made.extent) or not settings.is_file():
         return
     if settings.stat().st_mtime_ns <= path.stat().st_mtime_ns:
         os.utime(settings)

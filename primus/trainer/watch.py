@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ class Watch:
 
     def loss(self, iteration: int, loss: float) -> None:
         """Take the loss of an iteration; a spike is told when it begins."""
-        if self._metrics is None or loss != loss or abs(loss) == float("inf"):
+        if self._metrics is None or not math.isfinite(loss):
             return
         middle = self._spikes.begins(loss)
         if middle is None or self._left == 0:
