@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cublaslt_fakes import Fakes, build_fakes
 from project import EXPERIMENT, Project
+from trainer_run import Bench
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,12 @@ def project(finished: Project) -> Iterator[Project]:
 def untouched(tmp_path: Path) -> Project:
     """A project in which nothing has run."""
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A directory with samples, in which runs are made."""
+    return Bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="session")

@@ -53,11 +53,6 @@ int fsync(int file) {
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(bench: Bench) -> Run:
     """A run from start to end in one attempt that saves at once; tests only read it."""
     run = bench.run("undisturbed", **CHANGES)

@@ -18,11 +18,6 @@ LONG: dict[str, Any] = {"global_batch_size": 32, "micro_batch_size": 4, "train_i
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("consumed"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(bench: Bench) -> Run:
     run = bench.run("undisturbed", **LONG)
     run.finish()

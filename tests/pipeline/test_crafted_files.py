@@ -21,11 +21,6 @@ CHANGES = {"train_iters": 4, "save_interval": 2, "eval_iters": 0}
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(bench: Bench) -> Run:
     """A finished run with two checkpoints; tests only read it."""
     run = bench.run("undisturbed", **CHANGES)

@@ -23,11 +23,6 @@ BLOCK = {"recompute_granularity": "full", "recompute_method": "block", "recomput
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture(scope="module")
 def plain(bench: Bench) -> Run:
     run = bench.run("plain", **RANKS)
     run.finish()

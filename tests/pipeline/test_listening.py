@@ -22,11 +22,6 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
 def watched(run: Run) -> dict[str, set[str]]:
     """Run to the end: the modules that were seen, each with the addresses it listened at."""
     process, found = run.start(), dict[str, set[str]]()

@@ -21,11 +21,6 @@ pytestmark = pytest.mark.slow
 TWO = {"nproc_per_node": 2, "train_iters": 400, "lr_decay_iters": 400, "save_interval": 5}
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("rank-failures"))
-
-
 def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The two ranks, the first one first."""
     family = psutil.Process(process.pid).children(recursive=True)

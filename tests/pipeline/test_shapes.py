@@ -175,11 +175,6 @@ def formula(settings: dict[str, Any]) -> dict[tuple[str, int, int, int], int]:
     return calls
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
-
-
 def write_winners(
     path: Path, shapes: list[Shape], stack: Stack, shapes_sha256: str = "0" * 64
 ) -> int:

@@ -22,11 +22,6 @@ HOST = os.uname().nodename
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("watching"))
-
-
-@pytest.fixture(scope="module")
 def size(bench: Bench) -> int:
     return SamplesManifest.load(bench.samples).samples["train"]
 
