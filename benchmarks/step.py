@@ -73,22 +73,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--plain-malloc",
         action="store_true",
-        help="without the allocator settings of configs/hardware/cpu.yaml, for every contestant",
+        help="without the settings of malloc that ranks on CPUs start with, for every contestant",
     )
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
     return parser.parse_args(argv)
 
 
 def _environment(args: argparse.Namespace) -> dict[str, str]:
-    from primus.launch import thread_environment
+    from primus.launch import platform_environment, thread_environment
 
     environment = thread_environment(1) | {"TOKENIZERS_PARALLELISM": "false"}
-    if not args.plain_malloc:
-        import yaml
-
-        hardware = Path(__file__).resolve().parents[1] / "configs" / "hardware" / "cpu.yaml"
-        environment |= yaml.safe_load(hardware.read_text(encoding="utf-8"))["env"]
-    return environment
+    return environment if args.plain_malloc else environment | platform_environment("cpu")
 
 
 class _Contestant:

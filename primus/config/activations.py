@@ -1,9 +1,10 @@
 """What a rank keeps of the forward pass until the backward pass, in bytes.
 
 Counted tensor by tensor for attention that never writes its scores to memory (FlashAttention,
-torch's SDPA): of Korthikanti et al., Reducing Activation Recomputation in Large Transformer
-Models (arXiv:2205.05198), the terms in s·b·h, with gated feed-forward layers, query groups,
-latent attention and experts in their place. Routing is taken as balanced.
+torch's SDPA), and on a CPU for the one that keeps them: of Korthikanti et al., Reducing Activation
+Recomputation in Large Transformer Models (arXiv:2205.05198), the terms in s·b·h, with gated
+feed-forward layers, query groups, latent attention and experts in their place. Routing is taken as
+balanced.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from primus.config.kept_scores import kept_scores
 from primus.config.layer_pattern import expert_layers
 from primus.config.layout import layers_of_stages, layout
 from primus.config.weights import head_size, query_groups
@@ -91,6 +93,7 @@ def layer_tensors(s: Any, with_experts: bool) -> Mapping[str, float]:
         values = 2 * heads * head_size(s)
     # The scores' logarithmic sums; the values as attention gives them and as its projection reads.
     kept["core_attn"] = tokens / tp * heads * 4
+    kept["core_attn"] += s.micro_batch_size * heads / tp * kept_scores(s) * width
     kept["rest"] += tokens / tp * values * width
     if with_experts:
         return kept | _expert_tensors(s, tokens, own)

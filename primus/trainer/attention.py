@@ -11,18 +11,26 @@ from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
 from torch.nn import functional as F
 
+from primus.trainer import attention_blocks
 from primus.trainer.context_parallel import gathered_attention
 from primus.trainer.kernels import split_rotate
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    keep: bool = True,
 ) -> Tensor:
     """Scaled dot-product attention in which a position sees itself and what came before.
 
     Args:
         query: (b, heads, s, head). key, value: (b, groups, s, head), heads a multiple of groups.
         scale: factor of the scores; None: 1 / sqrt(head).
+        keep: whether probabilities may be kept for the backward pass where that is faster.
 
     Returns:
         (s, b, heads, head).
@@ -30,6 +38,9 @@ def causal_attention(
     group = parallel_state.get_context_parallel_group()
     if group.size() > 1:
         return gathered_attention(query, key, value, group=group, scale=scale, dropout=dropout)
+    if keep and dropout == 0.0 and attention_blocks.serves(query):
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return attention_blocks.block_attention(query, key, value, scale).permute(2, 0, 1, 3)
     out = F.scaled_dot_product_attention(
         query,
         key,
@@ -40,6 +51,12 @@ def causal_attention(
         enable_gqa=query.shape[1] > key.shape[1],
     )
     return out.permute(2, 0, 1, 3)
+
+
+def keeps_scores(config: Any) -> bool:
+    """Whether a layer may keep its scores: selective recomputation was not asked to drop them."""
+    selective = config.recompute_granularity == "selective"
+    return not (selective and "core_attn" in config.recompute_modules)
 
 
 def refuse_inference(arguments: dict[str, Any]) -> None:
@@ -71,7 +88,7 @@ class SdpaSelfAttention(SelfAttention):
         mixed = self._normalise(mixed.view(s, b, groups, queries + 2, head), queries)
         q, k, v = split_rotate(mixed, cos[:s], sin[:s], queries)
         dropout = self.config.attention_dropout if self.training else 0.0
-        out = causal_attention(q, k, v, dropout=dropout)
+        out = causal_attention(q, k, v, dropout=dropout, keep=keeps_scores(self.config))
         return self.linear_proj(out.reshape(s, b, -1))  # type: ignore[no-any-return]
 
     def _normalise(self, mixed: Tensor, queries: int) -> Tensor:

@@ -25,7 +25,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
-from primus.trainer.attention import causal_attention, refuse_inference
+from primus.trainer.attention import causal_attention, keeps_scores, refuse_inference
 from primus.trainer.kernels import latent_heads, rms_norm
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear, linear
 
@@ -182,7 +182,14 @@ class LatentSelfAttention(MegatronModule):
         project = partial(up.checkpoint, self._heads) if up else self._heads
         query, key, value = project(queries, latent, rotary_key)
         dropout = config.attention_dropout if self.training else 0.0
-        out = causal_attention(query, key, value, scale=self.softmax_scale, dropout=dropout)
+        out = causal_attention(
+            query,
+            key,
+            value,
+            scale=self.softmax_scale,
+            dropout=dropout,
+            keep=keeps_scores(self.config),
+        )
         if up:
             up.discard_output_and_register_recompute(out)
         out = out[..., : config.v_head_dim].flatten(2)

@@ -101,6 +101,9 @@ def shapes_settings(experiment: str, type_name: str) -> StageSettings:
     changes: dict[str, Any] = {
         "bf16": type_name == "bf16_r",
         "gemm_tuning": {"enabled": True, "shapes": "record", "record_iters": ITERATIONS},
+        # Attention that keeps no scores is torch's own kernel.
+        "recompute_granularity": "selective",
+        "recompute_modules": ["core_attn"],
     }
     if experiment == "small":
         return settings_of("shapes", **changes)

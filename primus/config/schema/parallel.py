@@ -84,7 +84,8 @@ class Parallel(Keys):
         Literal["core_attn", "mla_up_proj", "layernorm", "moe_act", "mlp", "moe"]
     ] = key(
         ["core_attn"],
-        doc="What selective recomputation takes.",
+        doc="What selective recomputation takes. core_attn: attention keeps no scores; only on a "
+        "CPU it does so by itself.",
         identity=_SHAPES_AND_TRAIN,
     )
     transformer_impl: Literal["auto", "transformer_engine", "local"] = key(
