@@ -1,33 +1,72 @@
-"""Time our training step on one CPU thread against transformers, eager and compiled.
+"""Time our training step against transformers, litgpt and torchtitan: one CPU thread, or one GPU.
 
 Each contestant is a process of its own with the same environment, weights, data and precision.
-The rounds are interleaved, one step of each in turn, and a step's processor time is counted:
-forward, loss, backward, gradient clipping, fused AdamW. "GEMM share" is the time of nothing but
-the step's matrix products, of exactly the recorded shapes, over the time of the step: 1 is the
-limit. Run from the repository:
+The rounds are interleaved, one step of each in turn: forward, loss, backward, gradient clipping,
+fused AdamW; on a CPU its processor time counts. "GEMM share" is the time of nothing but
+the step's matrix products, of exactly the recorded shapes and by the best kernels found, over the
+time of the step: 1 is the limit. "of peak" is the model's FLOPs over the time of the step and the
+measured peak of torch.mm. Memory is that of the whole process after the first steps, of the CPU or
+of the GPU.
+Peers that are not installed are left out (`benchmarks/requirements.txt`). Run from the repository:
 
     python -m benchmarks.step
     python -m benchmarks.step --rounds 15 --hidden-size 768 --bf16
+    python -m benchmarks.step --device cuda      # about 1B parameters, bf16, sequences of 4096
+    python -m benchmarks.step --only "primus tuned,primus loop" --rounds 31
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.step_contestants import CONTESTANTS
+from benchmarks import step_shape
+from benchmarks.step_contestants import (
+    BEST,
+    CONTESTANTS,
+    GEMM,
+    LOOP,
+    OURS,
+    TUNED,
+    environment,
+    seconds_at_peak,
+    tune,
+)
+from benchmarks.step_shape import Unavailable
 
-OURS = "primus"
-GEMM = "gemm only"
+_PRODUCTS = (GEMM, BEST)
+_SIZES = {
+    "cpu": {
+        "num_layers": 6,
+        "hidden_size": 512,
+        "ffn_hidden_size": 1408,
+        "num_attention_heads": 8,
+        "num_query_groups": 8,
+        "vocab_size": 7168,
+        "seq_length": 1024,
+        "micro_batch_size": 1,
+    },
+    "cuda": {
+        "num_layers": 16,
+        "hidden_size": 2048,
+        "ffn_hidden_size": 8192,
+        "num_attention_heads": 32,
+        "num_query_groups": 8,
+        "vocab_size": 32000,
+        "seq_length": 4096,
+        "micro_batch_size": 2,
+    },
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,21 +74,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
     os.environ.update(_environment(args))
     with tempfile.TemporaryDirectory() as scratch:
-        shape = {
-            name: getattr(args, name)
-            for name in (
-                *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads"),
-                *("num_query_groups", "vocab_size", "seq_length", "micro_batch_size", "bf16"),
-            )
-        } | {"scratch": scratch}
-        names = [name for name in CONTESTANTS if name not in args.without]
-        processes = {name: _Contestant(name, shape) for name in names}
+        shape = {name: getattr(args, name) for name in (*_SIZES["cpu"], "bf16", "device")}
+        shape["scratch"] = scratch
+        print(_in_a_process(tune, shape), flush=True)
+        at_peak = _in_a_process(seconds_at_peak, shape)
+        processes: dict[str, _Contestant] = {}
+        for name in [OURS, *(name for name in args.only if name != OURS)]:
+            contestant = _Contestant(name, shape)
+            if contestant.missing:
+                print(f"{name}: left out: {contestant.missing}", flush=True)
+            else:
+                processes[name] = contestant
         try:
             times = _rounds(processes, args.warmup, args.rounds)
+            peaks = {name: process.peak() for name, process in processes.items()}
         finally:
             for process in processes.values():
                 process.stop()
-    _print_table(args, processes, times)
+    _print_table(args, processes, times, peaks, at_peak)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,32 +100,46 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--device", choices=sorted(_SIZES), default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--num-layers", type=int, default=6)
-    parser.add_argument("--hidden-size", type=int, default=512)
-    parser.add_argument("--ffn-hidden-size", type=int, default=1408)
-    parser.add_argument("--num-attention-heads", type=int, default=8)
-    parser.add_argument("--num-query-groups", type=int, default=8)
-    parser.add_argument("--vocab-size", type=int, default=7168)
-    parser.add_argument("--seq-length", type=int, default=1024)
-    parser.add_argument("--micro-batch-size", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--without", nargs="*", default=[], choices=sorted(CONTESTANTS))
+    for name in _SIZES["cpu"]:
+        sizes = ", ".join(f"{device}: {known[name]}" for device, known in _SIZES.items())
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"default: {sizes}")
+    parser.add_argument("--bf16", action="store_true", help="else float32; a GPU always")
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=[name for name in CONTESTANTS if name != LOOP],
+        help=f"some of: {', '.join(CONTESTANTS)}",
+    )
     parser.add_argument(
         "--plain-malloc",
         action="store_true",
         help="without the settings of malloc that ranks on CPUs start with, for every contestant",
     )
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, size in _SIZES[args.device].items():
+        if getattr(args, name) is None:
+            setattr(args, name, size)
+    args.bf16 |= args.device != "cpu"
+    return args
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in CONTESTANTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown}: known are {', '.join(CONTESTANTS)}")
+    return names
 
 
 def _environment(args: argparse.Namespace) -> dict[str, str]:
     from primus.launch import platform_environment, thread_environment
 
     environment = thread_environment(1) | {"TOKENIZERS_PARALLELISM": "false"}
-    return environment if args.plain_malloc else environment | platform_environment("cpu")
+    return environment if args.plain_malloc else environment | platform_environment(args.device)
 
 
 class _Contestant:
@@ -93,14 +149,29 @@ class _Contestant:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, name, shape), daemon=True)
-        self._process.start()
-        self.about: dict[str, Any] = self._pipe.recv()
+        with _variables(environment(shape, name)):
+            self._process.start()
+        theirs.close()
+        answer = self._pipe.recv()
+        self.missing: str = answer if isinstance(answer, str) else ""
+        self.about: dict[str, Any] = {} if self.missing else answer
 
     def step(self) -> tuple[float, float]:
         """Processor seconds of one step, and its loss."""
-        self._pipe.send("step")
-        answer: tuple[float, float] = self._pipe.recv()
+        answer: tuple[float, float] = self._ask("step")
         return answer
+
+    def forget_peak(self) -> None:
+        """Take the peak of memory from now on."""
+        self._ask("forget")
+
+    def peak(self) -> float:
+        """Most memory of the process, MiB."""
+        return float(self._ask("peak"))
+
+    def _ask(self, what: str) -> Any:
+        self._pipe.send(what)
+        return self._pipe.recv()
 
     def stop(self) -> None:
         """End the process."""
@@ -114,13 +185,63 @@ def _serve(pipe: Connection, name: str, shape: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    step: Callable[[], float]
-    step, about = CONTESTANTS[name](shape)
+    try:
+        step, about = CONTESTANTS[name](shape)
+    except Unavailable as error:
+        pipe.send(str(error))
+        return
+    clock = step_shape.clock(shape)
     pipe.send(about)
-    while pipe.recv() == "step":
-        started = time.process_time()
-        loss = step()
-        pipe.send((time.process_time() - started, loss))
+    while (what := pipe.recv()) != "stop":
+        if what == "step":
+            # The loop prints its line.
+            with contextlib.redirect_stdout(None):
+                started = clock()
+                loss = step()
+                seconds = clock() - started
+            pipe.send((seconds, loss))
+        elif what == "forget":
+            _forget_peak(shape["device"])
+            pipe.send(None)
+        else:
+            pipe.send(_peak(shape["device"]))
+
+
+def _forget_peak(device: str) -> None:
+    import torch
+
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        # proc(5): 5 resets the peak of the resident set.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak(device: str) -> float:
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+@contextlib.contextmanager
+def _variables(variables: dict[str, str]) -> Iterator[None]:
+    """Have processes that start inside begin with these."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _in_a_process(run: Callable[[dict[str, Any]], Any], shape: dict[str, Any]) -> Any:
+    """What `run` returns, of a process that leaves nothing of it in this one."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(run, shape).result()
 
 
 def _rounds(
@@ -130,6 +251,8 @@ def _rounds(
     for number in range(warmup + rounds):
         order = list(processes)
         for name in order[number % len(order) :] + order[: number % len(order)]:
+            if number == warmup:
+                processes[name].forget_peak()
             times[name].append(processes[name].step())
     return times
 
@@ -138,22 +261,30 @@ def _print_table(
     args: argparse.Namespace,
     processes: dict[str, _Contestant],
     times: dict[str, list[tuple[float, float]]],
+    peaks: dict[str, float],
+    seconds_at_peak: float,
 ) -> None:
     parameters = processes[OURS].about["parameters"]
     tokens = args.seq_length * args.micro_batch_size
     print(
-        f"{parameters:,} parameters, {tokens} tokens a step, {'bf16' if args.bf16 else 'fp32'}, "
-        f"one thread, median of {args.rounds} interleaved rounds"
+        f"{parameters:,} parameters, {tokens} tokens a step "
+        f"({args.micro_batch_size} x {args.seq_length}), {'bf16' if args.bf16 else 'fp32'}, "
+        f"{'one thread' if args.device == 'cpu' else args.device}, median of {args.rounds} "
+        "interleaved rounds\n"
     )
     seconds = {name: [t for t, _ in rows[args.warmup :]] for name, rows in times.items()}
-    print(f"{'':24} {'s/step':>8} {'min':>7} {'max':>7} {'GEMM share':>11} {'ours is':>9}  loss")
+    ours = TUNED if TUNED in seconds else OURS
+    print(f"| contestant | s/step (min, max) | GEMM share | of peak | {ours} is | MiB | loss |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- |")
     for name, values in seconds.items():
-        share = _median_ratio(seconds[GEMM], values)
-        faster = _median_ratio(values, seconds[OURS])
-        loss = "" if name == GEMM else f"{times[name][0][1]:.5f}"
+        spread = f"{statistics.median(values):.3f} ({min(values):.3f}, {max(values):.3f})"
+        share = f"{_median_ratio(seconds[BEST], values):.2f}" if BEST in seconds else ""
+        faster = f"{_median_ratio(values, seconds[ours]):.3f}x faster"
+        known = name not in _PRODUCTS
+        loss = f"{times[name][0][1]:.5f}" if known else ""
+        of_peak = f"{seconds_at_peak / statistics.median(values):.2f}" if known else ""
         print(
-            f"{name:24} {statistics.median(values):8.3f} {min(values):7.3f} {max(values):7.3f} "
-            f"{share:11.2f} {faster:8.2f}x  {loss}"
+            f"| {name} | {spread} | {share} | {of_peak} | {faster} | {peaks[name]:.0f} | {loss} |"
         )
     if args.json:
         content = {"shape": vars(args) | {"json": str(args.json)}, "seconds": seconds}

@@ -1,212 +1,294 @@
-"""The training steps that `benchmarks.step` compares: each built from a shape, run as a closure."""
+"""Our training steps for `benchmarks.step`, and nothing but the matrix products of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Step = Callable[[], float]
-Built = tuple[Step, dict[str, Any]]
+from benchmarks import step_shape
+from benchmarks.step_peers import PEERS
+from benchmarks.step_shape import Built
 
-_LR, _BETAS, _EPS, _DECAY, _CLIP = 1e-4, (0.9, 0.95), 1e-8, 0.1, 1.0
-
-
-def _settings(shape: dict[str, Any]) -> Any:
-    from primus.config.frozen import StageSettings
-    from primus.config.schema import Settings
-
-    defaults = {
-        name: field.get_default(call_default_factory=True)
-        for name, field in Settings.model_fields.items()
-        if not field.is_required()
-    }
-    plain = {k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in defaults.items()}
-    own = {name: value for name, value in shape.items() if name != "scratch"}
-    fixed = {
-        "kv_channels": shape["hidden_size"] // shape["num_attention_heads"],
-        "max_position_embeddings": shape["seq_length"],
-        "global_batch_size": shape["micro_batch_size"],
-        "train_iters": 1000,
-        "lr": _LR,
-        "platform": "cpu",
-        "use_distributed_optimizer": False,
-        "overlap_grad_reduce": False,
-    }
-    return StageSettings.of("train", plain | own | fixed)
+_TUNING_SECONDS = 600.0
+_BACKENDS = {"cpu": "cpu", "cuda": "cublaslt"}
 
 
-def _batch(shape: dict[str, Any]) -> Any:
-    import torch
+class _Model:
+    """Our model and optimizer, as a rank of a training builds them."""
 
-    generator = torch.Generator().manual_seed(1)
-    size = (shape["micro_batch_size"], shape["seq_length"] + 1)
-    return torch.randint(0, shape["vocab_size"], size, generator=generator)
+    def __init__(self, shape: dict[str, Any], gemm: Any = None) -> None:
+        from primus.trainer.platform import install
+
+        device = install(shape["device"])
+        from primus.trainer import parallel
+        from primus.trainer.kernels import compile_or_fall_back
+        from primus.trainer.model import model_config
+        from primus.trainer.optimizer import build_optimizer
+
+        compile_or_fall_back(device)
+        self.settings = step_shape.settings(shape)
+        parallel.initialize(self.settings, timeout_minutes=10)
+        config = model_config(self.settings, gemm)
+        plain = parallel.build_chunks(self.settings, config)
+        inner: Any = plain[0].module if shape["bf16"] else plain[0]
+        self.tensors = _by_hugging_face_names(self.settings, inner)
+        self.chunks: list[Any] = parallel.wrap(self.settings, config, plain)
+        self.optimizer = build_optimizer(self.settings, self.chunks)
+        config.grad_scale_func = self.optimizer.scale_loss
+        self.batch = _batch(shape)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """For the head of the table."""
+        return {"parameters": sum(tensor.numel() for tensor in self.tensors.values())}
 
 
-def _weights(shape: dict[str, Any]) -> Path:
-    return Path(shape["scratch"]) / "model.safetensors"
-
-
-def primus_step(shape: dict[str, Any]) -> Built:
-    """Our trainer's step; it also leaves its initial weights for the others."""
-    from primus.trainer.platform import install
-
-    device = install("cpu")
-    import torch
-    from safetensors.torch import save_file
-
+def _by_hugging_face_names(settings: Any, model: Any) -> dict[str, Any]:
     from primus.config.families import family_of
     from primus.huggingface.read import pieces
-    from primus.trainer import parallel
-    from primus.trainer.forward_backward import forward_backward
-    from primus.trainer.kernels import compile_or_fall_back
-    from primus.trainer.model import model_config
-    from primus.trainer.optimizer import build_optimizer, take_step
 
-    compile_or_fall_back(device)
-    settings = _settings(shape)
-    parallel.initialize(settings, timeout_minutes=10)
-    config = model_config(settings)
-    plain = parallel.build_chunks(settings, config)
-    model: Any = plain[0].module if shape["bf16"] else plain[0]
     state = {
         name.replace("input_layernorm.", "self_attention.linear_qkv.layer_norm_").replace(
             "pre_mlp_layernorm.", "mlp.linear_fc1.layer_norm_"
         ): tensor
         for name, tensor in model.named_parameters()
     }
-    tensors = {
+    return {
         name: tensor
         for rule in family_of(settings).rules(settings)
         for name, tensor in pieces(rule, state[rule.megatron].detach()).items()
     }
-    save_file(tensors, str(_weights(shape)))
-    chunks = parallel.wrap(settings, config, plain)
-    optimizer = build_optimizer(settings, chunks)
-    config.grad_scale_func = optimizer.scale_loss
-    tokens = _batch(shape)
-    batch = {
+
+
+def _batch(shape: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from primus.trainer.batches import SAMPLE_IDS
+
+    tokens = step_shape.tokens(shape)
+    count, device = tokens.shape[0], tokens.device
+    return {
         "tokens": tokens[:, :-1].contiguous(),
         "labels": tokens[:, 1:].contiguous(),
-        "position_ids": torch.arange(shape["seq_length"]).expand(tokens.shape[0], -1),
-        "loss_mask": torch.ones(tokens.shape[0], shape["seq_length"]),
+        "position_ids": torch.arange(shape["seq_length"], device=device).expand(count, -1),
+        "loss_mask": torch.ones(count, shape["seq_length"], device=device),
+        SAMPLE_IDS: torch.arange(count),
     }
 
+
+def bare(shape: dict[str, Any], gemm: Any = None) -> Built:
+    """Our model in a loop of a few lines; it also leaves its initial weights for the others."""
+    from safetensors.torch import save_file
+
+    model = _Model(shape, gemm)
+    if not step_shape.weights(shape).exists():
+        save_file(
+            {name: tensor.cpu() for name, tensor in model.tensors.items()},
+            str(step_shape.weights(shape)),
+        )
+    from primus.trainer.forward_backward import forward_backward
+    from primus.trainer.optimizer import take_step
+
     def step() -> float:
-        for chunk in chunks:
-            chunk.zero_grad_buffer()  # type: ignore[operator]
-        optimizer.zero_grad()
-        loss, count = forward_backward(settings, chunks, iter([batch]), num_microbatches=1)
-        take_step(optimizer, _CLIP)
+        for chunk in model.chunks:
+            chunk.zero_grad_buffer()
+        model.optimizer.zero_grad()
+        batches = iter([model.batch])
+        loss, count = forward_backward(model.settings, model.chunks, batches, num_microbatches=1)
+        take_step(model.optimizer, step_shape.CLIP)
         return float(loss / count)
 
-    return step, {"parameters": sum(t.numel() for t in tensors.values())}
+    return Built(step, model.about)
 
 
-def _transformers(shape: dict[str, Any], *, compiled: bool) -> Built:
-    import torch
-    from safetensors.torch import load_file
-    from transformers import LlamaConfig, LlamaForCausalLM
+def with_loop(shape: dict[str, Any]) -> Built:
+    """The trainer's own loop with a tuned result: log, metrics, watching, counters of hits."""
+    gemm = _dispatcher(shape)
+    model = _Model(shape, gemm)
+    from primus.trainer.checkpoint import TrainingState
+    from primus.trainer.consumed import Consumed
+    from primus.trainer.loop import Loop, Run
+    from primus.trainer.metrics import Metrics
+    from primus.trainer.optimizer import build_scheduler
 
-    from primus.config.families import family_of
-    from primus.config.families.config_json import content
-
-    dtype = "bfloat16" if shape["bf16"] else "float32"
-    settings = _settings(shape)
-    # SDPA is what transformers takes for this model by itself.
-    model: Any = LlamaForCausalLM(LlamaConfig(**content(family_of(settings).fields(settings))))
-    model = model.to(getattr(torch, dtype))
-    model.load_state_dict(load_file(str(_weights(shape))))
-    # In lower precision training keeps float32 master weights; torch's way is autocast.
-    if shape["bf16"]:
-        model = model.float()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=_LR, betas=_BETAS, eps=_EPS, weight_decay=_DECAY, fused=True
+    directory = Path(shape["scratch"])
+    state = TrainingState(
+        chunks=model.chunks,
+        optimizer=model.optimizer,
+        scheduler=build_scheduler(model.settings, model.optimizer),
     )
-    runner = torch.compile(model) if compiled else model
-    tokens = _batch(shape)
-    inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    state.scheduler.step(increment=1)
+
+    def batches(_: int = 0) -> Iterator[dict[str, Any]]:
+        while True:
+            yield model.batch
+
+    run = Run(
+        settings=model.settings,
+        directory=directory,
+        attempt=1,
+        train_batches=batches,
+        valid_batches=None,
+        flops_per_token=1.0,
+        peak_tflops=1.0,
+        about={},
+        metrics=Metrics(directory, train_iters=model.settings.train_iters),
+        stop_requested=lambda: False,
+        after_first_iteration=lambda: None,
+    )
+    loop, read = Loop(run, state), Consumed(batches())
 
     def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=shape["bf16"]):
-            logits = runner(input_ids=inputs, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits.float().view(-1, logits.shape[-1]), labels.view(-1)
-            )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
-        optimizer.step()
-        return float(loss.detach())
+        loop._iterate(read)
+        return loop.loss
 
-    return step, {}
+    return Built(step, model.about)
 
 
-def transformers_eager(shape: dict[str, Any]) -> Built:
-    """`LlamaForCausalLM` with SDPA attention, eager."""
-    return _transformers(shape, compiled=False)
+def tuned(shape: dict[str, Any]) -> Built:
+    """The bare loop, its products computed by the kernels that our tuning chooses here."""
+    return bare(shape, _dispatcher(shape))
 
 
-def transformers_compiled(shape: dict[str, Any]) -> Built:
-    """The same under `torch.compile`."""
-    return _transformers(shape, compiled=True)
+def _dispatcher(shape: dict[str, Any]) -> Any:
+    if shape["device"] != "cpu":
+        # The library itself applies the result: `environment`.
+        return None
+    from primus.gemm.dispatch import GemmDispatcher
+    from primus.gemm.tuned import TunedResult
+
+    return GemmDispatcher(TunedResult.load(step_shape.tuned(shape)))
 
 
-def gemm_only(shape: dict[str, Any]) -> Built:
-    """Nothing but the products of our step, on random data, into memory that is there already."""
-    from primus.trainer.platform import install
+def environment(shape: dict[str, Any], name: str) -> dict[str, str]:
+    """Variables with which a contestant's process starts, besides those of all."""
+    if shape["device"] == "cpu" or name not in (TUNED, LOOP, BEST):
+        return {}
+    from primus.gemm.applied import activate
 
-    device = install("cpu")
+    return dict(activate(step_shape.tuned(shape), threads=1))
+
+
+def _products(shape: dict[str, Any], tuned: bool) -> list[tuple[Callable[[], Any], int]]:
     import torch
 
-    torch.compiler.set_stance("force_eager")
-    from primus.gemm.record import GemmRecorder
-    from primus.trainer import parallel
-    from primus.trainer.dry_steps import train_steps
+    from primus.artifacts.gemm import load_tuned
+    from primus.gemm.kernels import KERNELS
+    from primus.gemm.operands import make_operands
+    from primus.gemm.problem import Problem
 
-    settings = _settings(shape)
-    parallel.initialize(settings, timeout_minutes=10)
-    recorders: list[GemmRecorder] = []
+    device = shape["device"]
+    # Of other devices a kernel is the library's choice, in the process's environment.
+    tuned = tuned and device == "cpu"
+    found = []
+    for row in load_tuned(step_shape.tuned(shape))[1]:
+        kernel = KERNELS[row.candidate if tuned else "default"]
+        o = make_operands(Problem.from_json(row.problem), 0, device)
+        if o.c is not None:
+            call = _accumulating(kernel.accumulate, o)
+        elif tuned:
+            call = _plain(kernel.mm, o)
+        else:
+            call = _into(o, torch.mm(o.a, o.b))
+        found.append((call, row.calls))
+    return found
 
-    def around() -> GemmRecorder:
-        recorders.append(GemmRecorder())
-        return recorders[-1]
 
-    train_steps(settings, device, 1, around)
-    # Products of a batch, as in attention, count for no contestant.
-    counts = {p: calls for p, calls in recorders[0].counts.items() if p.batch_count == 1}
-    products = [_product(problem, calls) for problem, calls in counts.items()]
+def _accumulating(accumulate: Any, o: Any) -> Callable[[], Any]:
+    return lambda: accumulate(o.a, o.b, o.c)
+
+
+def _plain(mm: Any, o: Any) -> Callable[[], Any]:
+    return lambda: mm(o.a, o.b)
+
+
+def _into(o: Any, out: Any) -> Callable[[], Any]:
+    import torch
+
+    return lambda: torch.mm(o.a, o.b, out=out)
+
+
+def products(shape: dict[str, Any], *, best: bool) -> Built:
+    """Nothing but the products of our step, on random data; those of attention do not count.
+
+    Args:
+        best: by the kernels that tuning chose; else by torch, into memory that is there already.
+    """
+    calls = _products(shape, best)
 
     def step() -> float:
-        for run, calls in products:
-            for _ in range(calls):
+        for run, count in calls:
+            for _ in range(count):
                 run()
         return 0.0
 
-    return step, {"products": sum(calls for _, calls in products)}
+    return Built(step, {"products": sum(count for _, count in calls)})
 
 
-def _product(problem: Any, calls: int) -> tuple[Callable[[], Any], int]:
+def tune(shape: dict[str, Any]) -> str:
+    """Record the products of our step and tune them; the summary that the tune stage prints."""
+    from primus.trainer.platform import install
+
+    device = install(shape["device"])
     import torch
 
-    # Column-major C = op(A) op(B) is row-major C^T = op(B)^T op(A)^T.
-    dtype = {"f32_r": torch.float32, "bf16_r": torch.bfloat16}[problem.a_type]
-    a = torch.randn(problem.n, problem.k).to(dtype)
-    b = torch.randn(problem.k, problem.m).to(dtype)
-    if problem.transB == "T":
-        a = a.t().contiguous().t()
-    if problem.transA == "T":
-        b = b.t().contiguous().t()
-    out = torch.zeros(problem.n, problem.m, dtype=dtype)
-    if problem.beta:
-        return (lambda: torch.addmm(out, a, b, out=out)), calls
-    return (lambda: torch.mm(a, b, out=out)), calls
+    torch.set_num_threads(1)
+    torch.compiler.set_stance("force_eager")
+    from primus.gemm.backends import load_backend
+    from primus.gemm.backends.base import BackendSpec
+    from primus.gemm.record import GemmRecorder
+    from primus.gemm.search import SearchSettings
+    from primus.gemm.search import tune as search
+    from primus.gemm.shapes import write_shapes
+    from primus.gemm.summary import summary
+    from primus.gemm.tuned import write_tuned
+    from primus.launch import platform_environment
+    from primus.trainer import parallel
+    from primus.trainer.dry_steps import train_steps
 
+    settings = step_shape.settings(shape)
+    parallel.initialize(settings, timeout_minutes=10)
+    recorder = GemmRecorder()
+    train_steps(settings, device, 1, lambda: recorder)
+    output = step_shape.tuned(shape)
+    calls = {k: n for k, n in recorder.calls.items() if k[0].batch_count == 1}
+    shapes = write_shapes(output.with_name("shapes.jsonl"), calls, source="record", model={})
+    wanted = SearchSettings(
+        coverage=1.0,
+        min_gain=0.02,
+        budget_seconds=_TUNING_SECONDS,
+        environment=platform_environment(shape["device"]),
+    )
+    spec = BackendSpec(name=_BACKENDS[shape["device"]], threads=1)
+    result = search(shapes, spec, wanted, shape["scratch"] + "/store")
+    header, rows = write_tuned(output, result, wanted, "")
+    load_backend(spec).write(header, rows, output.parent)
+    return summary(header, rows, result.measured_on, reused=result.reused)
+
+
+def seconds_at_peak(shape: dict[str, Any]) -> float:
+    """Seconds that the model's FLOPs of a step would take at the measured peak of torch.mm."""
+    import torch
+
+    torch.set_num_threads(1)
+    from primus.config.flops import flops_per_token
+    from primus.gemm.peak import measure_peak
+
+    dtype = torch.bfloat16 if shape["bf16"] else torch.float32
+    flops = flops_per_token(step_shape.settings(shape))
+    tokens = shape["seq_length"] * shape["micro_batch_size"]
+    return float(flops * tokens / (measure_peak(dtype, shape["device"]) * 1e12))
+
+
+OURS, TUNED, LOOP = "primus", "primus tuned", "primus loop"
+GEMM, BEST = "gemm only", "best gemm only"
 
 CONTESTANTS: dict[str, Callable[[dict[str, Any]], Built]] = {
-    "primus": primus_step,
-    "transformers eager": transformers_eager,
-    "transformers compiled": transformers_compiled,
-    "gemm only": gemm_only,
+    OURS: bare,
+    TUNED: tuned,
+    LOOP: with_loop,
+    **PEERS,
+    GEMM: lambda shape: products(shape, best=False),
+    BEST: lambda shape: products(shape, best=True),
 }
