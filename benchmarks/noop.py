@@ -1,12 +1,14 @@
 """What a dry run costs when there is nothing to learn from it but the plan.
 
-Times `snakemake -n` for one experiment and for all of them, beside `snakemake --version` and a dry
-run of an empty Snakefile. The commands take turns in random order, so that a drift of the machine
-falls on all of them. With --experiments N the same in a copy of the repository's configuration with
-N experiments.
+Times `snakemake -n` for one experiment and for all of them, beside `snakemake --version`, a dry
+run of an empty Snakefile, and a dry run of the one experiment's jobs as plain rules: inputs and
+outputs as literal names, no function, nothing of ours. Python's bytecode is cached, as it is for
+whoever installed with pip: in a directory of this script's own, filled by a start that does not
+count. The commands take turns in random order, so that a drift of the machine falls on all of them.
+With --experiments N the same in a copy of the repository's configuration with N experiments.
 
-    python benchmarks/noop.py --rounds 9
-    python benchmarks/noop.py --rounds 5 --experiments 300
+    python -m benchmarks.noop --rounds 9
+    python -m benchmarks.noop --rounds 5 --experiments 300 --one
 """
 
 from __future__ import annotations
@@ -25,9 +27,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from primus.config.identity import upstream_of
+from primus.config.paths import artifact, settings_file
+from primus.config.pipeline import TARGETS, Pipeline
+
 ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = (sys.executable, "-m", "snakemake")
 BASE = "snakemake --version"
+EMPTY = "-n, empty Snakefile"
 PARTS = ("Snakefile", "rules", "configs", "profiles", "slurm", "primus", "corpus")
 
 
@@ -37,6 +44,7 @@ class Case:
 
     command: tuple[str, ...]
     cwd: Path
+    bytecode: Path
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,12 @@ def measure(case: Case) -> Sample:
     Raises:
         SystemExit: the command fails; its last lines are shown.
     """
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    variables |= {"PYTHONPYCACHEPREFIX": str(case.bytecode), "PYTHONPATH": str(case.cwd)}
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            case.command, cwd=case.cwd, stdout=output, stderr=subprocess.STDOUT
+            case.command, cwd=case.cwd, env=variables, stdout=output, stderr=subprocess.STDOUT
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -97,19 +107,46 @@ def names(root: Path) -> list[str]:
     return done.stdout.split()
 
 
-def cases(root: Path, empty: Path) -> dict[str, Case]:
-    """The commands to compare, by the name they have in the table."""
-    (empty / "Snakefile").write_text("", encoding="utf-8")
+def plain(root: Path, experiment: str) -> str:
+    """A Snakefile with the jobs of `train_<experiment>` as rules of literal names."""
+    pipeline = Pipeline({}, root)
+    plan = pipeline.plan(experiment, "train")
+    goal = [artifact(plan.stages[stage]) for stage in TARGETS["train"]]
+    rules = [_rule("goal", goal, [])]
+    for stage in plan.stages_of("train"):
+        made = plan.stages[stage]
+        upstream = upstream_of(plan.settings, stage)
+        read = [settings_file(made), *(artifact(plan.stages[name]) for name in upstream)]
+        read += [str(root / name) for name in pipeline.files(plan, stage)]
+        rules.append(_rule(f"settings_{stage}", [], [settings_file(made)]))
+        rules.append(_rule(stage, read, [artifact(made)]))
+    return "\n".join(rules)
+
+
+def _rule(name: str, read: list[str], written: list[str]) -> str:
+    output = f"    output: *{written!r}\n    shell: 'touch {{output}}'\n" if written else ""
+    return f"rule {name}:\n    input: *{read!r}\n{output}"
+
+
+def cases(root: Path, made: Path) -> dict[str, Case]:
+    """The commands to compare, by the name they have in the table; `made` is a directory."""
     everything = names(root)
+    (made / "empty").mkdir()
+    (made / "plain").mkdir()
+    (made / "empty/Snakefile").write_text("", encoding="utf-8")
+    (made / "plain/Snakefile").write_text(plain(root, everything[0]), encoding="utf-8")
     dry = (*SNAKEMAKE, "--dry-run", "--quiet", "all", "--cores", "1")
     one = f"train_{everything[0]}"
     targets = [f"train_{name}" for name in everything]
-    return {
-        BASE: Case((*SNAKEMAKE, "--version"), empty),
-        "-n, empty Snakefile": Case(dry, empty),
-        f"-n, 1 of {len(everything)} experiments": Case((*dry, "--", one), root),
-        f"-n, all {len(everything)} experiments": Case((*dry, "--", *targets), root),
+    commands = {
+        BASE: ((*SNAKEMAKE, "--version"), made / "empty"),
+        EMPTY: (dry, made / "empty"),
+        f"-n, the jobs of {one} as plain rules": (dry, made / "plain"),
+        f"-n, 1 of {len(everything)} experiments": ((*dry, "--", one), root),
+        f"-n, all {len(everything)} experiments": ((*dry, "--", *targets), root),
     }
+    bytecode = made / "bytecode"
+    return {name: Case(words, cwd, bytecode) for name, (words, cwd) in commands.items()}
 
 
 def interleaved(todo: Mapping[str, Case], rounds: int) -> dict[str, list[Sample]]:
@@ -124,9 +161,10 @@ def interleaved(todo: Mapping[str, Case], rounds: int) -> dict[str, list[Sample]
 
 
 def summary(found: Mapping[str, Sequence[Sample]]) -> list[dict[str, object]]:
-    """Median and quartile distance of each case, and its ratio to the base."""
+    """Median and quartile distance of each case, seconds over EMPTY and ratio to BASE."""
     rows: list[dict[str, object]] = []
     base = statistics.median(sample.cpu for sample in found[BASE])
+    empty = statistics.median(sample.cpu for sample in found[EMPTY])
     for name, samples in found.items():
         row: dict[str, object] = {"command": name, "rounds": len(samples)}
         for kind in ("cpu", "wall"):
@@ -134,13 +172,13 @@ def summary(found: Mapping[str, Sequence[Sample]]) -> list[dict[str, object]]:
             low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
             row[f"{kind}_s"], row[f"{kind}_spread_s"] = round(middle, 3), round(high - low, 3)
         cpu = statistics.median(sample.cpu for sample in samples)
-        rows.append(row | {"cpu_ratio": round(cpu / base, 2)})
+        rows.append(row | {"on_top_s": round(cpu - empty, 3), "cpu_ratio": round(cpu / base, 2)})
     return rows
 
 
 def show(rows: Sequence[Mapping[str, object]]) -> None:
     """Print the table."""
-    columns = ("cpu_s", "cpu_spread_s", "wall_s", "wall_spread_s", "cpu_ratio")
+    columns = ("cpu_s", "cpu_spread_s", "wall_s", "wall_spread_s", "on_top_s", "cpu_ratio")
     width = max(len(str(row["command"])) for row in rows)
     print(f"{'':{width}}  " + "  ".join(f"{column:>13}" for column in columns))
     for row in rows:
@@ -155,16 +193,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=9, help="starts of each command (9)")
     parser.add_argument("--experiments", type=int, metavar="N", help="of a synthetic copy")
+    parser.add_argument("--one", action="store_true", help="leave out the plan of all experiments")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     if args.rounds < 2:
         parser.error("--rounds: 2 at least; a single start has no spread")
     with tempfile.TemporaryDirectory() as made:
-        folder, empty = Path(made) / "copy", Path(made) / "empty"
+        folder = Path(made) / "copy"
         folder.mkdir()
-        empty.mkdir()
         root = copied(folder, args.experiments) if args.experiments else ROOT
-        rows = summary(interleaved(cases(root, empty), args.rounds))
+        todo = cases(root, Path(made))
+        if args.one:
+            todo.popitem()
+        rows = summary(interleaved(todo, args.rounds))
     if args.json:
         print(json.dumps(rows, indent=2))
     else:

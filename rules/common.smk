@@ -57,16 +57,18 @@ def or_fail(function):
 
 
 @or_fail
-def targets():
-    """(kind, experiment) of every named target."""
+def wanted_experiments():
+    """Every experiment that this call can ask for by the name of a target."""
     names = PIPELINE.names()
     pipeline.check_targets(sys.argv[1:], names)
-    return [(kind, name) for name in names for kind in pipeline.TARGETS]
+    default = [name for name in names if name == DEFAULT_TARGET[1]]
+    return dict.fromkeys(pipeline.mentioned(sys.argv, names) + default)
 
 
-TARGETS = targets()
 MEANING = pipeline.MEANING
 DEFAULT_TARGET = ("train", "llama3_8B_tiny")
+EXPERIMENTS = wanted_experiments()
+TARGETS = [(kind, name) for name in EXPERIMENTS for kind in pipeline.TARGETS]
 
 
 def wanted(kind, experiment):

@@ -3,7 +3,7 @@
 # nodes are now. What was measured stands in output/preflight, undeclared, also when nodes are broken.
 
 
-for name in PIPELINE.names():
+for name in EXPERIMENTS:
 
     rule:
         f"""{MEANING["preflight"]} {name}"""

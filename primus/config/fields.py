@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from primus.config.schema.architecture import Architecture
@@ -48,6 +49,12 @@ def affects(field: FieldInfo) -> Affects:
     extra = field.json_schema_extra
     declared: Any = extra.get("affects", {}) if isinstance(extra, dict) else {}
     return Affects(**{how: tuple(stages) for how, stages in declared.items()})
+
+
+@cache
+def all_affects(group: type[BaseModel]) -> dict[str, Affects]:
+    """The stages that each field of a group declares."""
+    return {name: affects(field) for name, field in group.model_fields.items()}
 
 
 def walk(

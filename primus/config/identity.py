@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from primus.config.fields import affects
+from primus.config.fields import all_affects
 from primus.config.schema.keys import STAGES, UPSTREAM, Stage
 from primus.config.schema.settings import Settings
 from primus.files import canonical_json, sha256_text
@@ -129,8 +129,8 @@ def declared(group: BaseModel, stage: Stage, how: How) -> dict[str, Any]:
 
 @cache
 def _declaring(group: type[BaseModel], stage: Stage, how: How) -> frozenset[str]:
-    fields = group.model_fields.items()
-    return frozenset(name for name, field in fields if stage in getattr(affects(field), how))
+    fields = all_affects(group).items()
+    return frozenset(name for name, affects in fields if stage in getattr(affects, how))
 
 
 def digest_of(value: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from primus.config.checks import Context, faults
 from primus.config.estimate import estimate, stage_flops
 from primus.config.flops import flops_per_token
 from primus.config.load import experiments, load
-from primus.config.pipeline import Pipeline, Plan
+from primus.config.pipeline import Pipeline, Plan, mentioned
 from primus.config.propose import propose
 from primus.config.schema.settings import Settings
 from primus.config.summary import line
@@ -186,3 +186,30 @@ def test_a_share_of_the_peak_is_a_share(share: str, capsys: pytest.CaptureFixtur
         main(["llama3_8B", "--efficiency", share])
     assert ended.value.code == 2
     assert f"{share} is not a number above 0 and at most 1" in capsys.readouterr().err
+
+
+CALL = ["/x/bin/snakemake", "-n", "--cores", "all"]
+NAMES = ["a1", "a1_tiny", "b2"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (CALL, []),
+        ([*CALL, "train_b2"], ["b2"]),
+        ([*CALL, "train_a1_tiny"], ["a1", "a1_tiny"]),
+        ([*CALL, "--forcerun=report_a1", "data_b2"], ["a1", "b2"]),
+        ([*CALL, "-Rexport_b2"], ["b2"]),
+        (["/x/snakemake/__main__.py", "--target-jobs", "train:experiment=b2,key=0"], ["b2"]),
+        ([*CALL, "--list-target-rules"], NAMES),
+        ([*CALL, "--lt"], NAMES),
+        ([*CALL, "-l"], NAMES),
+        ([*CALL, "-nl"], NAMES),
+        ([*CALL, "--lint", "text"], NAMES),
+        (["planned.py", "train_b2"], NAMES),
+        (["-c"], NAMES),
+        ([""], NAMES),
+    ],
+)
+def test_only_the_experiments_of_a_call_get_rules(argv: list[str], expected: list[str]) -> None:
+    assert mentioned(argv, NAMES) == expected

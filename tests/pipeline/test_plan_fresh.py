@@ -8,6 +8,9 @@ import subprocess
 import pytest
 from project import EXPERIMENT, Project
 
+from primus.config.load import experiments
+from primus.config.pipeline import CHECKS, TARGETS
+
 pytestmark = pytest.mark.pipeline
 
 EVERY_STAGE = ("tokenizer", "data", "samples", "shapes", "tune", "train", "export", "report")
@@ -34,6 +37,25 @@ def test_the_whole_plan_shows_at_once(
 
 def test_the_first_target_is_the_demo(untouched: Project) -> None:
     assert set(untouched.plan()) == {"settings", *EVERY_STAGE}
+
+
+@pytest.mark.parametrize("option", ["--list-target-rules", "--lt", "--list-rules", "-l"])
+def test_rules_of_every_experiment_are_listed(untouched: Project, option: str) -> None:
+    result = untouched.snakemake(option)
+    assert result.returncode == 0, result.stderr
+    for name in experiments(untouched.path):
+        listed = set(re.findall(rf"^(\w+)_{re.escape(name)} \(", result.stdout, re.MULTILINE))
+        assert listed == {*TARGETS, *CHECKS}
+
+
+def test_an_option_may_name_a_rule_of_another_experiment(untouched: Project) -> None:
+    result = untouched.snakemake(
+        "--dry-run", f"data_{EXPERIMENT}", "train_llama3_8B", "--until", "data_llama3_8B"
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    asked = untouched.plan(f"data_{EXPERIMENT}", "train_llama3_8B", "--omit-from", "train")
+    assert asked["shapes"] == 1
+    assert "train" not in asked
 
 
 def test_without_tuning_nothing_is_tuned(untouched: Project) -> None:

@@ -46,10 +46,18 @@ class Affects:
 
 
 class Keys(BaseModel):
-    """Base of every group of keys: unknown keys and silent type conversions are errors."""
+    """Base of every group of keys: unknown keys and silent type conversions are errors.
+
+    Only what validates is built: most groups are but a part of `Settings`.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        defer_build=True,
     )
 
 
