@@ -208,7 +208,7 @@ def _parse_json(raw: bytes, json_key: str) -> str:
     if not isinstance(text, str):
         raise BadRecord(f"field {json_key!r} is not a string")
     try:
-        text.encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         raise BadRecord(f"field {json_key!r} has half of a surrogate pair") from error
     return text

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -158,11 +159,15 @@ def encode(kind: Kind, records: list[Record]) -> Batch:
             texts.append(text)
         else:
             empty += 1
-    ids = [e.ids for e in _tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-    if _recipe.eod_id is not None:
-        for document in ids:
-            document.append(_recipe.eod_id)
-    lengths = [len(document) for document in ids if document]
-    flat = [np.array(document, dtype=np.int32) for document in ids]
-    tokens = np.concatenate(flat) if flat else np.empty(0, np.int32)
-    return Batch(tokens, lengths, sum(map(len, texts)), empty + len(ids) - len(lengths), bad)
+    # A third of what numpy takes to read a list.
+    tokens = array("I")
+    end = [] if _recipe.eod_id is None else [_recipe.eod_id]
+    lengths: list[int] = []
+    for encoding in _tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+        document = encoding.ids
+        document += end
+        tokens.fromlist(document)
+        lengths.append(len(document))
+    filled = [length for length in lengths if length]
+    empty += len(lengths) - len(filled)
+    return Batch(np.array(tokens, np.int32), filled, sum(map(len, texts)), empty, bad)

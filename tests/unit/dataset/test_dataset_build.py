@@ -15,10 +15,11 @@ import pytest
 from small_text import DOCUMENTS, Made
 
 from primus.artifacts.tokens import DataManifest
-from primus.dataset import build
+from primus.dataset import build, tokenize
 from primus.dataset.build import DataRequest, build_data, load_data
 from primus.dataset.core import DType, IndexedDataset
-from primus.dataset.tokenizer import load_tokenizer
+from primus.dataset.text import Record
+from primus.dataset.tokenizer import load_tokenizer, read_tokenizer
 from primus.errors import ArtifactError, DataError, RunConflictError
 
 
@@ -79,6 +80,29 @@ def test_documents_may_go_without_an_end_token(made: Made, tmp_path: Path) -> No
     manifest = build_data(request(made, append_eod=False), made.tokenizer, output)
     expected = [document[:-1] for document in direct(made, DOCUMENTS)]
     assert read_back(output, manifest) == expected
+
+
+def test_a_text_without_tokens_counts_as_empty(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(made.tokenizer.json_path.read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": "x"}, "content": ""}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    records = [Record(1, b'{"text": "x"}'), Record(2, b'{"text": "xa"}')]
+    expected = made.tokenizer.tokenizer().encode("a", add_special_tokens=False).ids
+    monkeypatch.setattr(tokenize, "_tokenizer", read_tokenizer(path), raising=False)
+    for end in (None, 7):
+        recipe = tokenize.Recipe(tokenizer_json=path, json_key="text", eod_id=end)
+        monkeypatch.setattr(tokenize, "_recipe", recipe, raising=False)
+        batch = tokenize.encode("jsonl", records)
+        assert batch.tokens.dtype == np.int32
+        if end is None:
+            assert (batch.tokens.tolist(), batch.lengths, batch.empty) == (expected, [1], 1)
+        else:
+            assert (batch.tokens.tolist(), batch.lengths) == ([7, *expected, 7], [1, 2])
+        nothing = tokenize.encode("jsonl", [])
+        assert (nothing.tokens.dtype, nothing.tokens.size, nothing.lengths) == (np.int32, 0, [])
 
 
 BAD = '{"text": "good"}\n{"text": \n{"body": "x"}\n{"text": "  "}\n\n{"text": "also good"}\n'
