@@ -5,8 +5,9 @@ plain and as .zst; a byte-level BPE is trained on the corpus. The peer is one th
 Face's `tokenizers` on texts that lie in memory, parsed already: `encode_batch`, and
 `encode_batch_fast`, which leaves out the offsets; taking the ids out of it is not counted. Ours
 reads, parses, tokenises, writes, joins, hashes and verifies, with one worker on one core and with
-two on two: all of its processes are held to that many cores. Each run is a process of its own; they
-take turns, and the ids of all are compared. Importing Megatron-core is left out; the start of the
+two on two: all of its processes are held to that many cores. The peer on both cores at once, a
+process each, says how far two cores are twice one. Each run is a process of its own; they take
+turns, and the ids of all are compared. Importing Megatron-core is left out; the start of the
 workers, 0.2 s each, is not: with little text it shows.
 
     python -m benchmarks.tokenise --rounds 5
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +39,7 @@ FULL, FAST = "encode_batch", "encode_batch_fast"
 BATCH = 128
 # What takes turns: the peer's call or our workers, and the file.
 PEERS = ((FULL, "text.jsonl"), (FAST, "text.jsonl"))
+TWICE = (f"2 x {FAST}", "text.jsonl")
 OURS = tuple((workers, name) for name in ("text.jsonl", "text.jsonl.zst") for workers in (1, 2))
 
 
@@ -111,25 +113,47 @@ def _used() -> float:
 
 
 def turn(directory: Path, how: str | int, name: str) -> dict[str, Any]:
-    """One run in a process of its own, on as many cores as it has workers.
+    """One run: ours on as many cores as it has workers, a peer's process on one.
 
     Raises:
         SystemExit: it fails; its last lines are shown.
     """
-    cores = sorted(os.sched_getaffinity(0))[: how if isinstance(how, int) else 1]
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.tokenise"]
-    done = subprocess.run(
-        [*command, "--directory", str(directory), "--turn", str(how), name],
+    cores = sorted(os.sched_getaffinity(0))
+    if isinstance(how, int):
+        return _started(directory, str(how), name, cores[:how])() | {"cores": how}
+    count, _, call = how.rpartition(" x ")
+    ends = [_started(directory, call, name, [core]) for core in cores[: int(count or 1)]]
+    found = [end() for end in ends]
+    return {
+        "cpu": sum(one["cpu"] for one in found),
+        "wall": max(one["wall"] for one in found),
+        "tokens": sum(one["tokens"] for one in found),
+        "ids": found[0]["ids"],
+        "cores": len(found),
+    }
+
+
+def _started(
+    directory: Path, how: str, name: str, cores: Sequence[int]
+) -> Callable[[], dict[str, Any]]:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.tokenise", "--directory"]
+    process = subprocess.Popen(
+        [*command, str(directory), "--turn", how, name],
         env=os.environ | {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found | {"cores": len(cores)}
+
+    def end() -> dict[str, Any]:
+        out, errors = process.communicate()
+        if process.returncode:
+            raise SystemExit(errors[-2000:])
+        found: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return found
+
+    return end
 
 
 def show(found: dict[tuple[str | int, str], list[dict[str, Any]]]) -> None:
@@ -154,12 +178,15 @@ def show(found: dict[tuple[str | int, str], list[dict[str, Any]]]) -> None:
         spread = f"{median(speeds):,.0f} ({min(speeds):,.0f}, {max(speeds):,.0f})"
         full, fast, clock = (f"{ratio:.2f}" for ratio in ratios)
         print(f"| {label} | {spread} | {full} | {fast} | {median(by_clock):,.0f} | {clock} |")
-    for name in dict.fromkeys(name for _, name in OURS):
-        pairs = list(zip(found[2, name], found[1, name], strict=True))
-        cpu = median(one["cpu"] / two["cpu"] for two, one in pairs)
-        wall = median(one["wall"] / two["wall"] for two, one in pairs)
+    scales = {name: ((2, name), (1, name)) for _, name in OURS} | {FAST: (TWICE, PEERS[1])}
+    for name, (both, single) in scales.items():
+        pairs = list(zip(found[both], found[single], strict=True))
+        cpu, wall = (
+            median(two["tokens"] / two[key] / (one["tokens"] / one[key]) for two, one in pairs)
+            for key in ("cpu", "wall")
+        )
         print(
-            f"{name}: 2 workers over 1: {wall:.2f} times as fast; tokens per second of processor "
+            f"{name}: 2 over 1: {wall:.2f} times as fast; tokens per second of processor "
             f"time {cpu:.2f}"
         )
 
@@ -182,17 +209,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two cores are needed")
-    todo: list[tuple[str | int, str]] = [*PEERS, *OURS]
+    todo: list[tuple[str | int, str]] = [*PEERS, TWICE, *OURS]
     found: dict[tuple[str | int, str], list[dict[str, Any]]] = {one: [] for one in todo}
     with tempfile.TemporaryDirectory() as made:
         prepare(Path(made), args.megabytes, random.SystemRandom().randrange(1 << 32))
         for _ in range(args.rounds):
             for one in random.sample(todo, len(todo)):
                 found[one].append(turn(Path(made), *one))
-    outcomes = {(run["tokens"], run["ids"]) for runs in found.values() for run in runs}
-    if len(outcomes) != 1:
+    if len({run["ids"] for runs in found.values() for run in runs}) != 1:
         raise SystemExit("the ids differ")
-    print(f"{next(iter(outcomes))[0]:,} tokens, the same ids in all {args.rounds * len(todo)} runs")
+    tokens = found[todo[0]][0]["tokens"]
+    print(f"{tokens:,} tokens, the same ids in all {args.rounds * len(todo)} runs")
     show(found)
 
 
