@@ -19,6 +19,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV ?= .venv
 export VENV PYTHON TORCH_INDEX
+# Where it is set, every start of Snakemake compiles half of its imports: .8 s.
+export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 DEMO := llama3_8B_tiny
