@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from primus.artifacts.manifest import Files, Manifest
+from primus.artifacts.manifest import LargeFiles, Manifest
 
 Status = Literal["running", "completed", "preempted", "failed"]
 
@@ -259,7 +259,7 @@ class CheckpointManifest(Manifest):
     code_commit: str
     code_dirty: bool
     libraries: dict[str, str]
-    files: Files
+    files: LargeFiles
 
 
 class CheckpointSummary(_Row):

@@ -25,8 +25,8 @@ from types import FrameType
 _OLDEST_PYTHON = (3, 10)
 # What ranks and tuning import; `containers/requirements.txt` installs it.
 _NEEDED = (
-    *("megatron.core", "numpy", "psutil", "pydantic", "safetensors", "tensorboard", "tokenizers"),
-    *("torch", "tqdm", "typing_extensions", "yaml", "zstandard"),
+    *("blake3", "megatron.core", "numpy", "psutil", "pydantic", "safetensors", "tensorboard"),
+    *("tokenizers", "torch", "tqdm", "typing_extensions", "yaml", "zstandard"),
 )
 # How long a command may take to end once nobody waits for it any more.
 GRACE_SECONDS = 10.0

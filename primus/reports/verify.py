@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from primus.artifacts.manifest import FileRecord
+from primus.artifacts.manifest import AnyRecord
 from primus.artifacts.run import CheckpointManifest, CheckpointSummary, TrainManifest
 from primus.errors import ArtifactError
 from primus.files import sha256_file
@@ -70,7 +70,7 @@ def _checkpoint_problem(
     return f"{name}: {problems[0]}" if problems else ""
 
 
-def file_problems(directory: Path, files: Mapping[str, FileRecord], hashed: bool) -> list[str]:
+def file_problems(directory: Path, files: Mapping[str, AnyRecord], hashed: bool) -> list[str]:
     """Files that are missing or differ, in words; without `hashed` only sizes are compared."""
     problems = []
     for name, record in files.items():

@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from primus.artifacts.manifest import FileRecord
+from primus.artifacts.manifest import AnyRecord
 from primus.artifacts.run import CheckpointManifest, CheckpointSummary
 from primus.errors import ArtifactError, CheckpointError
 from primus.files import fsync_directory, sha256_file
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"iter_([0-9]{7,18})")
+# More read files that are in memory no faster.
+_READERS = 4
+_FILE_OF_RANK = re.compile(r"__([0-9]{1,9})_")
 
 
 def name_of(iteration: int) -> str:
@@ -43,6 +47,18 @@ def newest_first(root: Path) -> list[Path]:
         if path.is_dir() and (iteration := iteration_of(path)) is not None
     ]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def rank_of(name: str) -> int:
+    """Which rank has written a file of a checkpoint, by its name; 0 for a file of all ranks."""
+    match = _FILE_OF_RANK.match(name)
+    return int(match.group(1)) if match else 0
+
+
+def readers() -> int:
+    """How many files or tensors a rank reads at a time; ranks of a node share its cores."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_READERS, len(os.sched_getaffinity(0)) // ranks))
 
 
 def payload(directory: Path) -> list[Path]:
@@ -81,14 +97,15 @@ def load_manifest(directory: Path, key: str | None) -> CheckpointManifest:
     return manifest
 
 
-def verify_files(directory: Path, files: Iterable[tuple[str, FileRecord]]) -> None:
+def verify_files(directory: Path, files: Iterable[tuple[str, AnyRecord]]) -> None:
     """Compare files of a checkpoint with what its manifest says of them.
 
     Raises:
         ArtifactError: the first file that is missing, truncated or changed.
     """
-    for name, record in files:
-        record.verify(directory / name)
+    with ThreadPoolExecutor(readers()) as pool:
+        for done in [pool.submit(record.verify, directory / name) for name, record in files]:
+            done.result()
 
 
 def first_wrong_size(directory: Path, manifest: CheckpointManifest) -> str | None:

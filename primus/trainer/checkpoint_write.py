@@ -7,11 +7,10 @@ the same files come of it, byte for byte.
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,18 @@ from torch import Tensor, distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter, _item_size
 from torch.distributed.checkpoint.metadata import StorageMeta
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from torch.serialization import get_crc32_options, set_crc32_options
 
-from primus.artifacts.manifest import FileRecord
+from primus.artifacts.manifest import Blake3Record
 from primus.artifacts.run import CheckpointManifest
 from primus.errors import CheckpointError, PrimusError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer import checkpoint_space as space
+from primus.trainer.checkpoint_stream import SyncedFiles
 
 Group = distributed.ProcessGroup | None
-_FILE_OF_RANK = re.compile(r"__(\d+)_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +48,21 @@ class Snapshot:
     """What a checkpoint will hold of this rank.
 
     Attributes:
-        shards: tensors and serialised objects by name, as torch's DCP takes them.
+        tensors: parts by name. objects: serialised, by name.
         common: what is the same on all ranks, serialised.
         progress: iteration, consumed samples and tokens: fields of the manifest.
         size: bytes that this rank will write, a little too many.
     """
 
-    shards: dict[str, Any]
+    tensors: dict[str, list[ShardedTensor]]
+    objects: dict[str, io.BytesIO]
     common: bytes
     progress: dict[str, int]
     size: int
+
+    def as_torch(self) -> dict[str, Any]:
+        """Tensors and objects as torch's DCP takes them."""
+        return {**mcore_to_pyt_state_dict(dict(self.tensors), False), **self.objects}
 
 
 class Staging:
@@ -93,20 +98,23 @@ def take(
     """What a checkpoint of Megatron's `sharded_state` will hold of this rank."""
     sharded, common = save_preprocess(sharded_state, validate_access_integrity=False)
     grouped, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, keep_only_main_replica=True)
-    parts = [part for several in grouped.values() for part in several]
-    tensors = [part for part in parts if isinstance(part, ShardedTensor)]
+    tensors = {
+        name: parts for name, parts in grouped.items() if isinstance(parts[0], ShardedTensor)
+    }
+    parts = [part for several in tensors.values() for part in several]
     if staging is not None:
-        staging.hold(tensors)
+        staging.hold(parts)
     torch.save(common, serialised := io.BytesIO())
-    shards = mcore_to_pyt_state_dict(grouped, False)
-    objects = (shard for shard in shards.values() if isinstance(shard, io.BytesIO))
+    others = {name: parts for name, parts in grouped.items() if name not in tensors}
+    objects: dict[str, io.BytesIO] = mcore_to_pyt_state_dict(others, False)
     return Snapshot(
-        shards=shards,
+        tensors=tensors,
+        objects=objects,
         common=serialised.getvalue(),
         progress=progress,
-        size=sum(part.data.nbytes for part in tensors)
-        + sum(packed.getbuffer().nbytes for packed in objects)
-        + len(shards) * space.BYTES_PER_TENSOR
+        size=sum(part.data.nbytes for part in parts)
+        + sum(packed.getbuffer().nbytes for packed in objects.values())
+        + len(grouped) * space.BYTES_PER_TENSOR
         + serialised.tell(),
     )
 
@@ -149,8 +157,8 @@ def write(
 
     try:
         _on_leader(prepare, group)
-        write_files(snapshot, temporary, group)
-        files = _hash_together(temporary, group)
+        records = write_files(snapshot, temporary, group)
+        files = _hash_together(temporary, records, group)
         _on_leader(publish, group)
     except (OSError, RuntimeError, CheckpointException, CheckpointError) as error:
         # Perhaps on this rank alone; the others then wait for it, and torchrun ends them.
@@ -162,10 +170,11 @@ def write(
     return root / directory.name_of(iteration)
 
 
-def write_files(snapshot: Snapshot, target: Path, group: Group = None) -> None:
+def write_files(snapshot: Snapshot, target: Path, group: Group = None) -> dict[str, Blake3Record]:
     """Write the files of a checkpoint, but its manifest, into an existing directory; collective.
 
-    They are not yet synced.
+    Returns:
+        records by name of what this rank has written and synced; small files may be missing.
 
     Raises:
         OSError, RuntimeError, CheckpointException: some rank could not.
@@ -176,12 +185,26 @@ def write_files(snapshot: Snapshot, target: Path, group: Group = None) -> None:
         save_config(CheckpointingConfig("torch_dist", 1), str(target))
 
     _on_leader(write_common, group)
-    dcp_save(
-        snapshot.shards,
-        storage_writer=_Writer(target, thread_count=1, sync_files=False),
-        planner=_Planner(dedup_replicated_tensors=False, flatten_state_dict=False),
-        process_group=group,
-    )
+    writer = _Writer(target)
+    with _no_checksums():
+        dcp_save(
+            snapshot.as_torch(),
+            storage_writer=writer,
+            planner=_Planner(dedup_replicated_tensors=False, flatten_state_dict=False),
+            process_group=group,
+        )
+    return writer.files.records
+
+
+@contextmanager
+def _no_checksums() -> Iterator[None]:
+    """Without the CRC-32 of tensors: torch never reads it, and the hash of the file does more."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 class _Writer(FileSystemWriter):
@@ -189,7 +212,14 @@ class _Writer(FileSystemWriter):
 
     Upstream forks a writer and starts a manager process: 4 s at the first save, orphans when the
     rank is killed, and a rank that waits for ever when the writer is.
+
+    Attributes:
+        files: where it writes.
     """
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(target, thread_count=1, sync_files=False)
+        self.fs = self.files = SyncedFiles()
 
     def storage_meta(self) -> StorageMeta | None:
         """Nothing: a path and a random number would make the same state another file."""
@@ -207,6 +237,14 @@ class _Planner(MCoreSavePlanner):
                 item.tensor_data.properties.pin_memory = False
         plan.items.sort(key=lambda item: _item_size(item) if item.tensor_data else 0)
         return plan
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
+        """A part of a larger memory as a tensor of its own: torch would write a copy of it."""
+        found: Tensor | io.BytesIO = super().resolve_data(write_item)
+        if isinstance(found, Tensor) and found.is_cpu and found.numel() and found.is_contiguous():
+            plain = found.detach().reshape(-1).view(torch.uint8).numpy()
+            return torch.frombuffer(plain, dtype=found.dtype).view(found.shape)
+        return found
 
 
 def first_cause(error: BaseException) -> str:
@@ -246,19 +284,22 @@ def _on_leader(action: Callable[[], None], group: Group) -> None:
         raise CheckpointError(box[0]) from error
 
 
-def _hash_together(temporary: Path, group: Group) -> dict[str, FileRecord]:
-    """Sync and hash: each rank what it has written, which is still in its node's memory.
+def _hash_together(
+    temporary: Path, written: dict[str, Blake3Record], group: Group
+) -> dict[str, Blake3Record]:
+    """Sync and hash what was not on the way: each rank its own files.
+
+    Args:
+        written: records by name of those that were.
 
     Raises:
         CheckpointError: some rank could not; the same on all.
     """
     problem, records = None, {}
-    own = _own_files(temporary)
+    own = {str(path.relative_to(temporary)): path for path in _own_files(temporary)}
     try:
-        with ThreadPoolExecutor(1) as other_thread:
-            synced = other_thread.submit(directory.fsync_files, own)
-            records = {str(path.relative_to(temporary)): FileRecord.of(path) for path in own}
-            synced.result()
+        directory.fsync_files(path for name, path in own.items() if name not in written)
+        records = {name: written.get(name) or Blake3Record.of(path) for name, path in own.items()}
     except OSError as error:
         problem = first_cause(error)
     gathered = _gathered((problem, records), group)
@@ -271,12 +312,11 @@ def _hash_together(temporary: Path, group: Group) -> dict[str, FileRecord]:
 def _own_files(temporary: Path) -> list[Path]:
     """Files that torch's writer of this rank has made; on the first rank also those of no rank."""
     rank = distributed.get_rank()
-    found = {path: _FILE_OF_RANK.match(path.name) for path in directory.payload(temporary)}
-    return [path for path, name in found.items() if (int(name[1]) if name else 0) == rank]
+    return [path for path in directory.payload(temporary) if directory.rank_of(path.name) == rank]
 
 
 def _manifest(
-    snapshot: Snapshot, about: dict[str, Any], files: dict[str, FileRecord]
+    snapshot: Snapshot, about: dict[str, Any], files: dict[str, Blake3Record]
 ) -> CheckpointManifest:
     return CheckpointManifest(
         created=time.time(),

@@ -16,7 +16,7 @@ _INSTALLED_AS = {"megatron.core": "megatron-core", "yaml": "pyyaml"}
 def required() -> dict[str, str]:
     """Package and bound of every line."""
     lines = (ROOT / "containers/requirements.txt").read_text().splitlines()
-    found = [re.fullmatch(r"([a-z-]+)(.*)", line) for line in lines if not line.startswith("#")]
+    found = [re.fullmatch(r"([a-z0-9-]+)(.*)", line) for line in lines if not line.startswith("#")]
     return {match[1]: match[2] for match in found if match}
 
 
