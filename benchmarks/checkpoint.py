@@ -1,29 +1,37 @@
-"""What a checkpoint costs, over what the same bytes cost without one.
+"""What a checkpoint costs, over what the same bytes cost without one, and what peers take for them.
 
-Three ratios, each of things that take turns on one machine, medians over the rounds:
+Everything takes turns on one machine; medians over the rounds. Ratios stand over the plain figures:
 
 - blocked: how long a save behind the training holds the step up, over a plain copy in memory;
-- save: write, hash and sync of a checkpoint, over write and sync of files of its sizes;
-- load: verify and load of a checkpoint, over reading its files (from the page cache).
+- save: write, hash and sync, over write and sync of files of the same sizes;
+- load: verify and load into model and optimizer, over reading the files: from the page cache, and
+  cold, after the system was made to forget them (a virtual machine's host may still know them).
+
+Peers hold the same tensors in one file per rank: safetensors, and torch (weights_only=True,
+mmap=False). What they read is copied into tensors that are there, as into a model. They verify
+nothing.
 
     python benchmarks/checkpoint.py --rounds 7 --layers 4 --hidden 512 --directory /scratch/here
+    torchrun --nproc-per-node 2 benchmarks/checkpoint.py --layers 8 --hidden 1024
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, distributed
 
 from primus.artifacts.provenance import libraries
 from primus.config.frozen import StageSettings
@@ -31,6 +39,8 @@ from primus.config.identity import identities
 from primus.config.load import load
 
 ROOT = Path(__file__).resolve().parents[1]
+WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+RANK = int(os.environ.get("RANK", "0"))
 ABOUT: dict[str, Any] = {
     "key": "0" * 12,
     "parent": None,
@@ -43,32 +53,20 @@ ABOUT: dict[str, Any] = {
     "libraries": libraries(),
     "layout": {},
 }
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Seconds of two things that took turns, by round."""
-
-    name: str
-    ours: list[float]
-    plain: list[float]
-    goal: str
-
-    def __str__(self) -> str:
-        ours, plain = statistics.median(self.ours), statistics.median(self.plain)
-        spread = f"{min(self.ours):.3f}..{max(self.ours):.3f}"
-        plain_spread = f"{min(self.plain):.3f}..{max(self.plain):.3f}"
-        return (
-            f"{self.name}: {ours:.3f} s ({spread}), plain {plain:.3f} s ({plain_spread}): "
-            f"{ours / plain:.2f} of the time, {plain / ours:.2f} of the speed (goal {self.goal})"
-        )
+# What takes turns, in this order, with its goal: a share of the speed of the plain first one.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "blocked, at most 1.2 of the time": ("copy", "ours"),
+    "save, at least .95 of the speed": ("write and fsync", "ours", "safetensors", "torch"),
+    "load from the page cache": ("read", "ours", "safetensors", "torch"),
+    "load cold, at least .9 of the speed": ("read", "ours", "safetensors", "torch"),
+}
 
 
 def settings_of(layers: int, hidden: int) -> StageSettings:
     """A llama of this size, in bfloat16 with float32 master weights, as large ones are trained."""
     changes = {
         "hardware": "cpu",
-        "nproc_per_node": 1,
+        "nproc_per_node": WORLD,
         "bf16": True,
         "num_layers": layers,
         "hidden_size": hidden,
@@ -76,7 +74,7 @@ def settings_of(layers: int, hidden: int) -> StageSettings:
         "num_attention_heads": hidden // 64,
         "num_query_groups": hidden // 64,
         "micro_batch_size": 1,
-        "global_batch_size": 1,
+        "global_batch_size": WORLD,
     }
     resolved = load("llama3_8B_tiny", changes, root=ROOT, stages=())
     return StageSettings.of_key(identities(resolved.settings)["train"], "benchmark")
@@ -98,20 +96,38 @@ def build(settings: StageSettings) -> Any:
     return TrainingState(chunks=chunks, optimizer=optimizer, scheduler=scheduler)
 
 
+def tensors_of(state: Any) -> dict[str, Tensor]:
+    """What this rank writes into a checkpoint, each tensor with a memory of its own."""
+    from primus.trainer.checkpoint import snapshot
+
+    return {
+        f"{name}.{number}": part.data.detach().clone()
+        for name, parts in snapshot(state).tensors.items()
+        for number, part in enumerate(parts)
+    }
+
+
 def timed(action: Callable[[], object]) -> float:
-    """Seconds."""
+    """Seconds until all ranks are done."""
+    distributed.barrier()
     started = time.perf_counter()
     action()
+    distributed.barrier()
     return time.perf_counter() - started
 
 
+def own(directory: Path) -> list[Path]:
+    """The files of this rank in a checkpoint; the first rank also has those of no rank."""
+    ranks = {path: re.match(r"__(\d+)_", path.name) for path in sorted(directory.iterdir())}
+    return [path for path, found in ranks.items() if (int(found[1]) if found else 0) == RANK]
+
+
 def write_plain(source: Path, target: Path) -> Callable[[], None]:
-    """Write and sync files of the sizes of those in `source`."""
-    sizes = [path.stat().st_size for path in source.iterdir()]
+    """Write and sync files of the sizes of this rank's in `source`."""
+    sizes = [path.stat().st_size for path in own(source)]
     content = memoryview(os.urandom(1 << 24))
 
     def write() -> None:
-        shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         for number, size in enumerate(sizes):
             with open(target / str(number), "wb", buffering=0) as stream:
@@ -122,50 +138,167 @@ def write_plain(source: Path, target: Path) -> Callable[[], None]:
     return write
 
 
-def read_plain(source: Path) -> None:
+def read_plain(paths: Iterable[Path]) -> None:
     """Read every file."""
     buffer = bytearray(1 << 24)
-    for path in source.iterdir():
+    for path in paths:
         with open(path, "rb", buffering=0) as stream:
             while stream.readinto(buffer):
                 pass
 
 
-def measure(state: Any, directory: Path, rounds: int) -> tuple[int, list[Ratio]]:
-    """Bytes of a checkpoint, and the ratios; the first round warms up and does not count."""
-    from primus.trainer.async_save import Saver
-    from primus.trainer.checkpoint import load_newest, save
-    from primus.trainer.retention import Retention
+def forget(paths: Iterable[Path]) -> None:
+    """Have the system drop the files from its page cache.
 
-    saver = Saver(
-        directory / "behind", ABOUT, Retention(), lambda: None, async_timeout=timedelta(minutes=10)
-    )
-    first = save(state, directory / "first", ABOUT)
-    size = sum(path.stat().st_size for path in first.iterdir())
-    source, target = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8)
-    plain = write_plain(first, directory / "plain")
-    names = ("blocked", "copy", "save", "write", "load", "read")
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds + 1):
-        times["copy"].append(timed(lambda: target.copy_(source)))
-        times["blocked"].append(timed(lambda: saver.save(state)))
-        saver.wait()
-        shutil.rmtree(directory / "behind")
-        times["write"].append(timed(plain))
-        times["save"].append(timed(lambda: save(state, directory / "now", ABOUT)))
-        shutil.rmtree(directory / "now")
-        times["read"].append(timed(lambda: read_plain(first)))
-        times["load"].append(timed(lambda: load_newest(state, first.parent, ABOUT["key"])))
-    kept = {name: values[1:] for name, values in times.items()}
-    return size, [
-        Ratio("blocked", kept["blocked"], kept["copy"], "at most 1.2 of the time"),
-        Ratio("save", kept["save"], kept["write"], "at least 0.95 of the speed"),
-        Ratio("load", kept["load"], kept["read"], "at least 0.9 of the speed"),
-    ]
+    Raises:
+        RuntimeError: it has not.
+    """
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            with suppress(BlockingIOError):
+                os.preadv(file, [bytearray(1)], path.stat().st_size // 2, os.RWF_NOWAIT)
+                if path.stat().st_size > 1 << 20:
+                    raise RuntimeError(f"{path} is still in memory")
+        finally:
+            os.close(file)
+
+
+def write_peer(name: str, tensors: dict[str, Tensor], path: Path) -> None:
+    """Write and sync `tensors` as one file."""
+    from safetensors.torch import save_file
+
+    if name == "torch":
+        torch.save(tensors, path)
+    else:
+        save_file(tensors, path)
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def read_peer(name: str, path: Path, tensors: dict[str, Tensor]) -> None:
+    """Load one file into `tensors`."""
+    from safetensors.torch import load_file
+
+    whole = torch.load(path, weights_only=True, mmap=False) if name == "torch" else load_file(path)
+    for key, tensor in tensors.items():
+        tensor.copy_(whole[key])
+
+
+class Contest:
+    """One state, saved and loaded in turns; `times` are seconds by group and by who."""
+
+    def __init__(self, state: Any, directory: Path) -> None:
+        from primus.trainer.async_save import Saver
+        from primus.trainer.checkpoint import save
+        from primus.trainer.retention import Retention
+
+        self.state, self.directory = state, directory
+        self.saver = Saver(
+            directory / "behind",
+            ABOUT,
+            Retention(),
+            lambda: None,
+            async_timeout=timedelta(minutes=10),
+        )
+        self.tensors = tensors_of(state)
+        self.first = save(state, directory / "first", ABOUT)
+        self.files = own(self.first)
+        self.size = sum(path.stat().st_size for path in self.first.iterdir())
+        own_size = sum(path.stat().st_size for path in self.files)
+        self.source = torch.ones(own_size, dtype=torch.uint8)
+        self.target = torch.ones(own_size, dtype=torch.uint8)
+        self.peers = {name: directory / f"{name}.{RANK}" for name in ("safetensors", "torch")}
+        for name, path in self.peers.items():
+            write_peer(name, self.tensors, path)
+        self.times: dict[tuple[str, str], list[float]] = {}
+
+    def round(self) -> None:
+        """Everything once."""
+        for group, names in GROUPS.items():
+            for name in names:
+                seconds = getattr(self, f"_{group.split(maxsplit=1)[0].strip(',')}")(group, name)
+                self.times.setdefault((group, name), []).append(seconds)
+
+    def _blocked(self, _: str, name: str) -> float:
+        if name == "copy":
+            return timed(lambda: self.target.copy_(self.source))
+        seconds = timed(lambda: self.saver.save(self.state))
+        self.saver.wait()
+        self._remove("behind")
+        return seconds
+
+    def _save(self, _: str, name: str) -> float:
+        from primus.trainer.checkpoint import save
+
+        if name == "ours":
+            seconds = timed(lambda: save(self.state, self.directory / "now", ABOUT))
+            self._remove("now")
+        elif name in self.peers:
+            path = self.directory / f"now.{RANK}"
+            seconds = timed(lambda: write_peer(name, self.tensors, path))
+            path.unlink()
+        else:
+            plain = self.directory / f"plain.{RANK}"
+            seconds = timed(write_plain(self.first, plain))
+            shutil.rmtree(plain)
+        return seconds
+
+    def _load(self, group: str, name: str) -> float:
+        from primus.trainer.checkpoint import load_newest
+
+        files = [self.peers[name]] if name in self.peers else self.files
+        read_plain(files)
+        if "cold" in group:
+            forget(files)
+        if name == "ours":
+            return timed(lambda: load_newest(self.state, self.first.parent, ABOUT["key"]))
+        if name in self.peers:
+            return timed(lambda: read_peer(name, files[0], self.tensors))
+        return timed(lambda: read_plain(files))
+
+    def _remove(self, name: str) -> None:
+        distributed.barrier()
+        if RANK == 0:
+            shutil.rmtree(self.directory / name)
+        distributed.barrier()
+
+    def report(self, skip: int) -> None:
+        """Print the table; the first `skip` rounds warmed up and do not count."""
+        for group, names in GROUPS.items():
+            print(f"\n{group}")
+            plain = statistics.median(self.times[group, names[0]][skip:])
+            for name in names:
+                times = self.times[group, name][skip:]
+                median = statistics.median(times)
+                print(
+                    f"  {name:<16} {median:.3f} s ({min(times):.3f}..{max(times):.3f})"
+                    f"  {median / plain:5.2f} of the time  {plain / median:.2f} of the speed"
+                )
+
+
+def measure(state: Any, parent: Path | None, rounds: int) -> None:
+    """Run the rounds, after one that warms up, and print what came of them."""
+    box = [tempfile.mkdtemp(dir=parent) if RANK == 0 else None]
+    distributed.broadcast_object_list(box, src=0)
+    try:
+        contest = Contest(state, Path(str(box[0])))
+        for _ in range(rounds + 1):
+            contest.round()
+        if RANK == 0:
+            load = ", ".join(f"{figure:.1f}" for figure in os.getloadavg())
+            print(f"{contest.size / 2**20:.0f} MiB, {WORLD} ranks, {rounds} rounds, load {load}")
+            contest.report(skip=1)
+    finally:
+        distributed.barrier()
+        if RANK == 0:
+            shutil.rmtree(str(box[0]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the three ratios."""
+    """Print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -179,12 +312,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     install("cpu")
     torch.compiler.set_stance("force_eager")
-    state = build(settings_of(args.layers, args.hidden))
-    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        size, ratios = measure(state, Path(directory), args.rounds)
-    print(f"{size / 2**20:.0f} MiB, {args.rounds} rounds")
-    for ratio in ratios:
-        print(ratio)
+    measure(build(settings_of(args.layers, args.hidden)), args.directory, args.rounds)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,12 @@ def _check_index(index: Any) -> None:
             raise ValueError(f"{at.fqn} is stored in a form that this project does not write")
 
 
+def tensors(index: Metadata) -> set[str]:
+    """The names of all tensors of a checkpoint."""
+    stored = index.state_dict_metadata.items()
+    return {name for name, what in stored if isinstance(what, TensorStorageMetadata)}
+
+
 def check(directory: Path, part: int = 0, parts: int = 1, *, engine_state: bool = True) -> None:
     """Check that loading the checkpoint runs no code; verify its files first.
 

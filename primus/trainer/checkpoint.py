@@ -22,7 +22,7 @@ from primus import pickles
 from primus.artifacts.run import CheckpointManifest
 from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
-from primus.trainer import optimizer_pieces
+from primus.trainer import checkpoint_read, optimizer_pieces
 from primus.trainer.checkpoint_write import Snapshot, Staging, first_cause, take, write
 from primus.trainer.files_seen import is_there, wait_for_files
 from primus.trainer.fully_sharded import holder
@@ -169,7 +169,9 @@ def _verify_together(candidate: Path, key: str | None, *, engine_state: bool = T
 
     def hashes() -> None:
         manifest = directory.load_manifest(candidate, key)
-        directory.verify_files(candidate, sorted(manifest.files.items())[rank::world])
+        # What this rank will load, where it is the one that has saved it: its node then has it.
+        share = {n: r for n, r in manifest.files.items() if directory.rank_of(n) % world == rank}
+        directory.verify_files(candidate, sorted(share.items()))
 
     return _problems(hashes) or _problems(
         lambda: pickles.check(candidate, rank, world, engine_state=engine_state)
@@ -191,9 +193,9 @@ def _load(state: TrainingState, source: Path, *, generators: bool) -> None:
     wanted = _sharded_state(state, is_loading=True)
     if not generators:
         del wanted["generators"]
-    saved = set(dist_checkpointing.load_tensors_metadata(str(source)))
-    ask_for_saved_names(state.optimizer, wanted["optimizer"], saved)
-    loaded = dist_checkpointing.load(wanted, str(source))
+    index = pickles.read_index(source)
+    ask_for_saved_names(state.optimizer, wanted["optimizer"], pickles.tensors(index))
+    loaded = dist_checkpointing.load(wanted, str(source), checkpoint_read.Strategy(index))
     for number, chunk in enumerate(state.chunks):
         holder(chunk).load_state_dict(loaded[f"model{number}"], strict=True)
     adapt(state.optimizer, loaded["optimizer"])
@@ -214,10 +216,8 @@ def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:
     }
     return {
         **models,
-        "optimizer": (
-            state.optimizer.sharded_state_dict(models, is_loading=True, metadata=_metadata())
-            if is_loading
-            else optimizer_pieces.sharded_state(state.optimizer, models, _metadata())
+        "optimizer": optimizer_pieces.sharded_state(
+            state.optimizer, models, _metadata(), is_loading=is_loading
         ),
         "scheduler": state.scheduler.state_dict(),
         "progress": {

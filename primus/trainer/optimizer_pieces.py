@@ -2,8 +2,8 @@
 
 Megatron-core's own way to the same format gathers the whole state on every data-parallel rank: six
 copies of it in host memory, most of the time of a save. Here the flat range that a rank holds of a
-parameter becomes a few boxes of the parameter's tensor, which refer to the optimizer's memory. It
-is loaded by Megatron-core as before, at any layout.
+parameter becomes a few boxes of the parameter's tensor, which refer to the optimizer's memory. So
+does a load, which reads into these boxes, whatever the layout and whoever saved.
 """
 
 from __future__ import annotations
@@ -35,51 +35,100 @@ class _NotInPieces(Exception):
     """The state is of another kind; Megatron-core gathers it."""
 
 
-def sharded_state(optimizer: Any, models: dict[str, Any], metadata: dict[str, Any]) -> Any:
-    """What `optimizer.sharded_state_dict` gives for a save, in pieces where that is possible.
+def sharded_state(
+    optimizer: Any, models: dict[str, Any], metadata: dict[str, Any], *, is_loading: bool = False
+) -> Any:
+    """What `optimizer.sharded_state_dict` gives, in pieces where that is possible.
 
     Args:
         models: sharded states of the model's chunks. metadata: as Megatron-core takes it.
+        is_loading: what is loaded is `settle`d before the optimizer takes it.
     """
     if isinstance(optimizer, ChainedOptimizer) and len(optimizer.chained_optimizers) > 1:
         optimizer._synchronize_steps()
         states = {}
         for number, part in enumerate(optimizer.chained_optimizers):
-            states[number] = sharded_state(part, models, metadata)
+            states[number] = sharded_state(part, models, metadata, is_loading=is_loading)
             add_prefix_for_sharding(states[number], f"chained_{number}.")
         return states
     if isinstance(optimizer, ChainedOptimizer):
-        return sharded_state(optimizer.chained_optimizers[0], models, metadata)
+        (part,) = optimizer.chained_optimizers
+        return sharded_state(part, models, metadata, is_loading=is_loading)
     if isinstance(optimizer, DistributedOptimizer):
         try:
-            pieces = _param_state(optimizer, models)
+            pieces = _param_state(optimizer, models, is_loading)
         except _NotInPieces:
-            return optimizer.sharded_state_dict(models, metadata=metadata)
+            return optimizer.sharded_state_dict(models, is_loading, metadata=metadata)
         sharding = {"param_state_sharding_type": "fully_reshardable"}
         return optimizer.state_dict() | {"param_state": pieces} | sharding
-    return optimizer.sharded_state_dict(models, metadata=metadata)
+    return optimizer.sharded_state_dict(models, is_loading, metadata=metadata)
 
 
-def _param_state(optimizer: Any, models: dict[str, Any]) -> dict[int, dict[str, list[Any]]]:
-    """Pieces by parameter, in the order of Megatron-core, and by what they hold."""
-    sharded, _ = extract_sharded_tensors_and_factories(models)
-    described = {value.data: value for value in nested_values(sharded)}
-    rank = optimizer.data_parallel_group.rank()
-    found: dict[int, dict[str, list[Any]]] = {}
+def settle(part: DistributedOptimizer, loaded: dict[str, Any]) -> None:
+    """Take out of a loaded state what is already in its place; the model must have been loaded.
+
+    Args:
+        loaded: state of `part`, changed in place; one that is not in pieces is left as it is.
+    """
+    values = [key for tensors in loaded.get("param_state", {}).values() for key in tensors.values()]
+    if not all(isinstance(value, list) for value in values):
+        return
+    state = loaded.pop("param_state", {})
+    for number, parameter, start, held in _held(part):
+        master, found = held["param"].detach(), state[number].get("param")
+        if found is None:
+            # The checkpoint has no master weights: the model's own are as good.
+            master.copy_(parameter.detach().flatten()[start : start + master.numel()])
+        elif _shares_memory(master, parameter):
+            torch.cat([piece.flatten() for piece in found], out=master)
+
+
+def _held(optimizer: Any) -> Iterator[tuple[int, Tensor, int, dict[str, Tensor]]]:
+    """Parameters of which this rank holds a part, by number in the order of Megatron-core.
+
+    Yields:
+        number, parameter, where the part starts in the flattened parameter, its states.
+    """
     number = 0
     for buffer, by_type in zip(optimizer.buffers, optimizer.gbuf_ranges, strict=True):
         (buckets,) = by_type.values()
         ranges = ChainMap(*(bucket["param_map"] for bucket in buckets))
         for parameter in buffer.param_index_map:
             if parameter in ranges:
-                held = ranges[parameter]["param"]
-                state = optimizer._get_main_param_and_optimizer_states(parameter)
-                found[number] = {
-                    key: _pieces(described[parameter], key, state[key].detach(), held.start, rank)
-                    for key in _KEYS
-                }
+                states = optimizer._get_main_param_and_optimizer_states(parameter)
+                yield number, parameter, ranges[parameter]["param"].start, states
             number += 1
+
+
+def _param_state(
+    optimizer: Any, models: dict[str, Any], is_loading: bool
+) -> dict[int, dict[str, list[Any]]]:
+    """Pieces by parameter and by what they hold."""
+    if is_loading:
+        config = optimizer.config
+        if config.use_precision_aware_optimizer or config.optimizer_cpu_offload:
+            # What they give are copies.
+            raise _NotInPieces
+        # Makes the moments where there are none yet.
+        optimizer.load_state_dict(optimizer.state_dict())
+    sharded, _ = extract_sharded_tensors_and_factories(models)
+    described = {value.data: value for value in nested_values(sharded)}
+    rank = optimizer.data_parallel_group.rank()
+    found: dict[int, dict[str, list[Any]]] = {}
+    for number, parameter, start, states in _held(optimizer):
+        states = {key: states[key].detach() for key in _KEYS}
+        if is_loading and _shares_memory(states["param"], parameter):
+            # The model is read into it at the same time, perhaps from another precision.
+            states["param"] = torch.empty_like(states["param"])
+        found[number] = {
+            key: _pieces(described[parameter], key, state, start, rank)
+            for key, state in states.items()
+        }
     return found
+
+
+def _shares_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _pieces(

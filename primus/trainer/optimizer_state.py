@@ -17,6 +17,8 @@ from megatron.core.optimizer.optimizer import (
     FP32Optimizer,
 )
 
+from primus.trainer.optimizer_pieces import settle
+
 _MASTERS = ("optimizer.state.param.", "optimizer.state.fp32_param.")
 _PLAIN = (FP32Optimizer, Float16OptimizerWithFloat16Params)
 
@@ -34,7 +36,8 @@ def ask_for_saved_names(optimizer: Any, wanted: dict[Any, Any], saved: set[str])
             value.key = next((key for key in others if key in saved), value.key)
     for _, state in _parts(optimizer, wanted):
         for tensors in state.get("param_state", {}).values():
-            if tensors["param"].key not in saved:
+            master = tensors["param"]
+            if (master[0] if isinstance(master, list) else master).key not in saved:
                 del tensors["param"]
 
 
@@ -46,6 +49,8 @@ def adapt(optimizer: Any, loaded: dict[Any, Any]) -> None:
     """
     for part, state in _parts(optimizer, loaded):
         sharded = isinstance(part, DistributedOptimizer)
+        if sharded:
+            settle(part, state)
         if sharded == ("param_state_sharding_type" in state) or not (
             sharded or isinstance(part, _PLAIN)
         ):
@@ -59,10 +64,9 @@ def adapt(optimizer: Any, loaded: dict[Any, Any]) -> None:
             state["optimizer"] = {"param_groups": adapted}
             state["param_state_sharding_type"] = "fully_reshardable"
             weights = (weight for buffer in part.buffers for weight in buffer.param_index_map)
-            # Without any parameter on this rank, an empty dictionary was lost on the way.
-            loaded_tensors = state.setdefault("param_state", {}).values()
-            for weight, tensors in zip(weights, loaded_tensors, strict=True):
-                tensors.setdefault("param", weight.detach())
+            if "param_state" in state:
+                for weight, tensors in zip(weights, state["param_state"].values(), strict=True):
+                    tensors.setdefault("param", weight.detach())
         elif isinstance(part, FP32Optimizer):
             state["param_groups"] = adapted
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,8 +51,8 @@ def test_the_same_tensors_as_megatron_gathers(
         (tmp_path / name).mkdir()
         if name == "gathered":
 
-            def gather(optimizer: object, models: object, metadata: object) -> object:
-                return optimizer.sharded_state_dict(models, metadata=metadata)  # type: ignore[attr-defined]
+            def gather(optimizer: Any, models: Any, metadata: Any, **_: object) -> Any:
+                return optimizer.sharded_state_dict(models, metadata=metadata)
 
             monkeypatch.setattr(optimizer_pieces, "sharded_state", gather)
         write_files(snapshot(training.state), tmp_path / name)
