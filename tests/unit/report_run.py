@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from primus.artifacts.gemm import ShapeRow, ShapesHeader, TunedHeader, TunedRow, save_lines
-from primus.artifacts.manifest import FileRecord
+from primus.artifacts.manifest import Blake3Record, FileRecord
 from primus.artifacts.run import (
     Attempt,
     CheckpointManifest,
@@ -409,7 +409,7 @@ def _write_checkpoints(
         for rank in (0, 1):
             shard = directory / f"__{rank}_0.distcp"
             shard.write_bytes(random.Random(iteration + rank).randbytes(20_000))
-        files = {path.name: FileRecord.of(path) for path in sorted(directory.iterdir())}
+        files = {path.name: Blake3Record.of(path) for path in sorted(directory.iterdir())}
         CheckpointManifest(
             iteration=iteration,
             consumed_samples=iteration * 16,

@@ -179,7 +179,7 @@ def _change_last_attempt(**values: Any) -> Callable[[Path], None]:
 FAULTS: dict[str, tuple[RunSpec, Callable[[Path], None], str]] = {
     "rows missing": (RunSpec(edit_rows=_drop_rows), lambda run: None, "between iterations 200"),
     "end missing": (RunSpec(edit_rows=_cut_end), lambda run: None, "of 300 iterations"),
-    "bit flipped": (RunSpec(), _flip_bit, "iter_0000200: __0_0.distcp: SHA-256"),
+    "bit flipped": (RunSpec(), _flip_bit, "iter_0000200: __0_0.distcp: BLAKE3"),
     "shard gone": (
         RunSpec(),
         lambda run: (run / "checkpoints/iter_0000100/__1_0.distcp").unlink(),
@@ -229,7 +229,7 @@ def test_a_failed_report_is_written_under_another_name(tmp_path: Path) -> None:
     paths = write_run(tmp_path)
     _flip_bit(paths.train.parent)
     output = tmp_path / "report.html"
-    with pytest.raises(ArtifactError, match=r"SHA-256 .* See .*report\.failed\.html"):
+    with pytest.raises(ArtifactError, match=r"BLAKE3 .* See .*report\.failed\.html"):
         main(arguments(paths, output))
     assert not output.exists()
     assert not output.with_suffix(".json").exists()
@@ -280,7 +280,7 @@ def test_beyond_the_hash_limit_sizes_are_compared_newest_hashed_first(tmp_path: 
     assert found(50_000) == [(False, ""), (False, ""), (True, "")]
     _flip_bit(paths.train.parent)
     assert found(0)[1] == (False, "")
-    assert "SHA-256" in found(80_000)[1][1]
+    assert "BLAKE3" in found(80_000)[1][1]
     (paths.train.parent / "checkpoints" / "iter_0000200" / "__0_0.distcp").write_bytes(b"")
     assert found(0)[1] == (False, "checkpoint iter_0000200: __0_0.distcp has 0 bytes, not 20000")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from test_trainer_checkpoint import ABOUT, KINDS, Training, full_disk
 
 from primus.errors import CheckpointError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from trainer_tiny import tiny, tiny_deepseek
 
 from primus.artifacts.provenance import libraries
 from primus.errors import CheckpointError
+from tests.unit.crafted import vouch
 
 pytestmark = pytest.mark.usefixtures("single_rank", "eager")
 
@@ -157,6 +159,37 @@ def test_saving_again_replaces_a_damaged_checkpoint(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.glob("damaged-*")] == ["damaged-iter_0000001-0"]
 
 
+@pytest.mark.fault(
+    8,
+    injected="one flipped bit, in files that a manifest vouches for by SHA-256 and by BLAKE3",
+    observed="the file is named, the checkpoint before is loaded",
+)
+@pytest.mark.parametrize("older", [True, False], ids=["SHA-256", "BLAKE3"])
+def test_either_hash_vouches_for_a_file(
+    tmp_path: Path, older: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Checkpoints of versions that hashed by SHA-256 load; neither hash lets a changed bit pass."""
+    from primus.trainer.checkpoint import load_newest, save
+
+    training = Training()
+    for _ in range(2):
+        training.steps(1)
+        newest = save(training.state, tmp_path, ABOUT)
+    if older:
+        vouch(newest)
+    algorithm = "sha256" if older else "blake3"
+    files = json.loads((newest / "manifest.json").read_text())["files"]
+    assert all(record.keys() == {"size", algorithm} for record in files.values())
+    other = Training()
+    assert load_newest(other.state, tmp_path, str(ABOUT["key"])) == newest.name
+    assert other.steps(1) == training.steps(1)
+    content = bytearray((newest / "__0_0.distcp").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "__0_0.distcp").write_bytes(content)
+    assert load_newest(Training().state, tmp_path, str(ABOUT["key"])) == "iter_0000001"
+    assert f"__0_0.distcp: {'SHA-256' if older else 'BLAKE3'} " in caplog.text
+
+
 def full_disk(*_: Any, **__: Any) -> None:
     raise OSError(28, "No space left on device")
 
@@ -176,6 +209,8 @@ def full_disk(*_: Any, **__: Any) -> None:
         "pathlib.Path.write_bytes",
         "primus.trainer.checkpoint_directory.fsync_files",
         "primus.artifacts.run.CheckpointManifest.save",
+        "os.fsync",
+        "os.write",
         "os.rename",
     ],
 )

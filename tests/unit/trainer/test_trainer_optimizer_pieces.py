@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_trainer_checkpoint import KINDS, Training
+from test_trainer_checkpoint import ABOUT, KINDS, Training
 
 
 @given(st.data(), st.lists(st.integers(1, 5), min_size=1, max_size=4))
@@ -63,3 +63,59 @@ def test_the_same_tensors_as_megatron_gathers(
             assert torch.equal(loaded["pieces"][key], tensor), key
     common = [torch.load(tmp_path / name / "common.pt", weights_only=True) for name in loaded]
     assert str(common[0]) == str(common[1])
+
+
+OTHERS = [
+    *((changes.values[0], changes.values[0], changes.id) for changes in KINDS),
+    ({"use_distributed_optimizer": False}, {}, "plain float32 into sharded float32"),
+    ({"use_distributed_optimizer": False}, {"bf16": True}, "plain float32 into sharded bf16"),
+    ({"use_distributed_optimizer": False, "bf16": True}, {"bf16": True}, "plain bf16 into sharded"),
+    ({"bf16": True}, {}, "sharded bf16 into sharded float32"),
+    ({}, {"bf16": True}, "sharded float32 into sharded bf16"),
+    ({"bf16": True}, {"use_distributed_optimizer": False, "bf16": True}, "sharded bf16 into plain"),
+]
+
+
+def held_by(training: Training) -> list[torch.Tensor]:
+    """Weights, master weights and moments."""
+    found = [weight for chunk in training.state.chunks for weight in chunk.parameters()]
+    optimizer = training.state.optimizer
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        for group in part.optimizer.param_groups:
+            for weight in group["params"]:
+                state = part.optimizer.state[weight]
+                found += [weight, state["exp_avg"], state["exp_avg_sq"]]
+    return [tensor.detach().clone() for tensor in found]
+
+
+@pytest.mark.usefixtures("single_rank", "eager")
+@pytest.mark.parametrize(
+    ("saver", "loader"), [pytest.param(*two, id=name) for *two, name in OTHERS]
+)
+def test_a_load_into_pieces_is_megatrons(
+    tmp_path: Path,
+    saver: dict[str, Any],
+    loader: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every tensor, and the losses that follow."""
+    from primus.trainer import optimizer_pieces
+    from primus.trainer.checkpoint import load_other, save
+
+    first = Training(**saver)
+    first.steps(2)
+    path = save(first.state, tmp_path, ABOUT)
+    whole, losses = [], []
+    for in_pieces in (True, False):
+        if not in_pieces:
+
+            def refuse(*_: object) -> None:
+                raise optimizer_pieces._NotInPieces
+
+            monkeypatch.setattr(optimizer_pieces, "_param_state", refuse)
+        training = Training(**loader)
+        load_other(training.state, path, {"tensor_model_parallel_size": 1})
+        whole.append(held_by(training))
+        losses.append(training.steps(2))
+    assert all(torch.equal(one, other) for one, other in zip(*whole, strict=True))
+    assert losses[0] == losses[1]

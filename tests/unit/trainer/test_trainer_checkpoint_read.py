@@ -1,0 +1,148 @@
+"""Reading into place gives what torch's own reader gives, and never what is not stored."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from primus import pickles
+from primus.trainer.checkpoint_read import _END, _Ends, _Reader
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+
+STORED: dict[str, Callable[[], Tensor]] = {
+    "float32": lambda: torch.randn(700, 300),
+    "bfloat16": lambda: torch.randn(65, 3).bfloat16(),
+    "bool": lambda: torch.rand(17) > 0.5,
+    "int64": lambda: torch.arange(1000),
+    "number": lambda: torch.tensor(3.5),
+    "empty": lambda: torch.empty(0, 4),
+    "transposed": lambda: torch.randn(40, 30).t(),
+    "part of a larger one": lambda: torch.randn(90, 80)[10:50, 5:70],
+}
+
+
+def targets(name: str, stored: Tensor) -> dict[str, Tensor]:
+    """Tensors to load it into: as it is, in another order in memory, of another type."""
+    found = {"plain": torch.zeros(stored.shape, dtype=stored.dtype)}
+    if stored.dim() == 2 and stored.numel():
+        found["transposed"] = torch.zeros(stored.shape[::-1], dtype=stored.dtype).t()
+        found["every other"] = torch.zeros(
+            (stored.shape[0], 2 * stored.shape[1]), dtype=stored.dtype
+        )[:, ::2]
+    if name == "float32":
+        found["of another type"] = torch.zeros(stored.shape, dtype=torch.float64)
+    return found
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    state = {name: make() for name, make in STORED.items()}
+    save(state, storage_writer=FileSystemWriter(tmp_path))
+    return tmp_path, state
+
+
+def read(directory: Path, state: dict[str, Tensor]) -> None:
+    load(state, storage_reader=_Reader(directory, pickles.read_index(directory)))
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_it_is_what_torch_reads(saved: tuple[Path, dict[str, Tensor]], name: str) -> None:
+    directory, state = saved
+    for kind, target in targets(name, state[name]).items():
+        theirs = target.clone()
+        load({name: theirs}, storage_reader=FileSystemReader(directory))
+        place = target.data_ptr()
+        read(directory, {name: target})
+        assert torch.equal(target, theirs), kind
+        assert torch.equal(target, state[name].to(target.dtype)), kind
+        assert target.data_ptr() == place
+
+
+def place_of(directory: Path, name: str) -> tuple[Any, Any]:
+    index = pickles.read_index(directory)
+    (place,) = (place for at, place in index.storage_data.items() if at.fqn == name)
+    return index, place
+
+
+def test_another_order_of_bytes(saved: tuple[Path, dict[str, Tensor]]) -> None:
+    """torch itself would crash on it where it reads the shape alone."""
+    directory, state = saved
+    index, place = place_of(directory, "float32")
+    path = directory / place.relative_path
+    stored = io.BytesIO(path.read_bytes()[place.offset : place.offset + place.length])
+    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(made := io.BytesIO(), "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, b"big" if name.endswith("byteorder") else content)
+    with open(path, "ab") as stream:
+        place.offset, place.length = stream.tell(), stream.write(made.getvalue())
+    target = torch.zeros_like(state["float32"])
+    load({"float32": target}, storage_reader=_Reader(directory, index))
+    swapped = torch.from_numpy(state["float32"].numpy().byteswap())
+    assert torch.equal(target.view(torch.int32), swapped.view(torch.int32))
+
+
+def test_numbers_beyond_what_is_stored_are_refused(saved: tuple[Path, dict[str, Tensor]]) -> None:
+    """A description that says more than follows it: what lies behind belongs to others."""
+    directory, state = saved
+    index, place = place_of(directory, "float32")
+    made = io.BytesIO()
+    torch.save(torch.zeros(700, 300), made)
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(forged := io.BytesIO(), "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content[:16] if name.endswith("data/0") else content)
+    with open(directory / place.relative_path, "ab") as stream:
+        place.offset, place.length = stream.tell(), stream.write(forged.getvalue())
+        stream.write(os.urandom(1 << 20))
+    with pytest.raises(CheckpointException, match="beyond what is stored"):
+        load(
+            {"float32": torch.zeros_like(state["float32"])},
+            storage_reader=_Reader(directory, index),
+        )
+
+
+def test_a_file_that_became_shorter_is_an_error(saved: tuple[Path, dict[str, Tensor]]) -> None:
+    directory, state = saved
+    index, place = place_of(directory, "float32")
+    reader = _Reader(directory, index)
+    with open(directory / place.relative_path, "rb", buffering=0) as file:
+        stored = reader._stored(file, place)
+        os.truncate(directory / place.relative_path, place.offset + place.length // 2)
+        reader._stored = lambda *_: stored  # type: ignore[method-assign]
+        with pytest.raises(CheckpointException, match="become shorter"):
+            load({"float32": torch.zeros_like(state["float32"])}, storage_reader=reader)
+
+
+@pytest.mark.parametrize("length", [0, 1, _END - 1, _END, _END + 1, 2 * _END, 5 * _END])
+def test_both_ends_of_a_range_read_like_the_whole(tmp_path: Path, length: int) -> None:
+    content = os.urandom(length + 200)
+    (tmp_path / "file").write_bytes(content)
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        ends, whole = _Ends(file, 100, length), io.BytesIO(content[100 : 100 + length])
+        for at, whence, size in (
+            *((0, 0, 10), (3, 0, _END), (0, 1, _END), (-5, 2, 20), (-_END, 2, 7), (0, 2, 4)),
+            *((_END - 2, 0, 4), (length // 2, 0, length), (0, 0, length)),
+        ):
+            if whence == os.SEEK_END and -at > length:
+                continue
+            assert ends.seek(at, whence) == whole.seek(at, whence)
+            assert ends.read(size) == whole.read(size), (at, whence, size)
+            assert ends.tell() == whole.tell()
+    finally:
+        os.close(file)
