@@ -97,14 +97,13 @@ def build(settings: StageSettings) -> Any:
 
 
 def tensors_of(state: Any) -> dict[str, Tensor]:
-    """What this rank writes into a checkpoint, each tensor with a memory of its own."""
-    from primus.trainer.checkpoint import snapshot
-
-    return {
-        f"{name}.{number}": part.data.detach().clone()
-        for name, parts in snapshot(state).tensors.items()
-        for number, part in enumerate(parts)
-    }
+    """Copies of what this rank holds: weights, and of its share master weights and moments."""
+    weights = [weight for chunk in state.chunks for weight in chunk.parameters()]
+    parts = getattr(state.optimizer, "chained_optimizers", [state.optimizer])
+    for adam in (part.optimizer for part in parts):
+        for master in (weight for group in adam.param_groups for weight in group["params"]):
+            weights += [master, adam.state[master]["exp_avg"], adam.state[master]["exp_avg_sq"]]
+    return {str(number): weight.detach().clone() for number, weight in enumerate(weights)}
 
 
 def timed(action: Callable[[], object]) -> float:
