@@ -1,6 +1,7 @@
 """What a checkpoint costs, over what the same bytes cost without one, and what peers take for them.
 
-Everything takes turns on one machine; medians over the rounds. Ratios stand over the plain figures:
+Everything takes turns on one machine. It prints medians over the rounds, their spread, the ratio of
+medians, that of the best, as other work disturbs a disk, and processor time of one rank:
 
 - blocked: how long a save behind the training holds the step up, over a plain copy in memory;
 - save: write, hash and sync, over write and sync of files of the same sizes;
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -106,13 +107,20 @@ def tensors_of(state: Any) -> dict[str, Tensor]:
     return {str(number): weight.detach().clone() for number, weight in enumerate(weights)}
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Seconds until all ranks are done."""
+class Seconds(NamedTuple):
+    """Until all ranks are done, and of this process on processors."""
+
+    wall: float
+    processor: float
+
+
+def timed(action: Callable[[], object]) -> Seconds:
+    """How long it takes."""
     distributed.barrier()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     action()
     distributed.barrier()
-    return time.perf_counter() - started
+    return Seconds(time.perf_counter() - started, time.process_time() - used)
 
 
 def own(directory: Path) -> list[Path]:
@@ -212,7 +220,7 @@ class Contest:
         self.peers = {name: directory / f"{name}.{RANK}" for name in ("safetensors", "torch")}
         for name, path in self.peers.items():
             write_peer(name, self.tensors, path)
-        self.times: dict[tuple[str, str], list[float]] = {}
+        self.times: dict[tuple[str, str], list[Seconds]] = {}
 
     def round(self, number: int) -> None:
         """Everything once, each round beginning with another."""
@@ -222,7 +230,7 @@ class Contest:
                 seconds = getattr(self, f"_{group.split(maxsplit=1)[0].strip(',')}")(group, name)
                 self.times.setdefault((group, name), []).append(seconds)
 
-    def _blocked(self, _: str, name: str) -> float:
+    def _blocked(self, _: str, name: str) -> Seconds:
         if name == "copy":
             return timed(lambda: self.target.copy_(self.source))
         seconds = timed(lambda: self.saver.save(self.state))
@@ -230,7 +238,7 @@ class Contest:
         self._remove("behind")
         return seconds
 
-    def _save(self, _: str, name: str) -> float:
+    def _save(self, _: str, name: str) -> Seconds:
         from primus.trainer.checkpoint import save
 
         # What was written and removed before.
@@ -248,7 +256,7 @@ class Contest:
             shutil.rmtree(plain)
         return seconds
 
-    def _load(self, group: str, name: str) -> float:
+    def _load(self, group: str, name: str) -> Seconds:
         from primus.trainer.checkpoint import load_newest
 
         files = [self.peers[name]] if name in self.peers else self.files
@@ -271,13 +279,17 @@ class Contest:
         """Print the table; the first `skip` rounds warmed up and do not count."""
         for group, names in GROUPS.items():
             print(f"\n{group}")
-            plain = statistics.median(self.times[group, names[0]][skip:])
+            plain = [seconds.wall for seconds in self.times[group, names[0]][skip:]]
             for name in names:
-                times = self.times[group, name][skip:]
-                median = statistics.median(times)
+                found = self.times[group, name][skip:]
+                wall = [seconds.wall for seconds in found]
+                median = statistics.median(wall)
+                ratio, best = statistics.median(plain) / median, min(plain) / min(wall)
+                used = statistics.median(seconds.processor for seconds in found)
                 print(
-                    f"  {name:<16} {median:.3f} s ({min(times):.3f}..{max(times):.3f})"
-                    f"  {median / plain:5.2f} of the time  {plain / median:.2f} of the speed"
+                    f"  {name:<16} {median:.3f} s ({min(wall):.3f}..{max(wall):.3f}), processor "
+                    f"{used:.3f} s; {1 / ratio:.2f} of the time, {ratio:.2f} of the speed, "
+                    f"best {best:.2f}"
                 )
 
 
