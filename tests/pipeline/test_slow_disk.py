@@ -39,7 +39,9 @@ def test_a_slow_file_system(tmp_path: Path) -> None:
         *("-e", f"trace={CALLS}", "-e", f"inject={CALLS}:delay_enter={int(1e6 * DELAY)}"),
         *slow.command(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=slow.variables(), capture_output=True, text=True, check=False
+    )
     if "ptrace" in done.stderr and "not permitted" in done.stderr:
         pytest.skip("strace may not follow a process here")
     assert done.returncode == 0, done.stdout + done.stderr

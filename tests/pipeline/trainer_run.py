@@ -127,14 +127,20 @@ class Run:
             *(("--tuned", str(self.tuned)) if self.tuned else ()),
         ]
 
+    def variables(self) -> dict[str, str]:
+        """The environment of its command."""
+        return (
+            os.environ
+            | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+            | ({} if self.bench.compiled else {"TORCHDYNAMO_DISABLE": "1"})
+            | self.environment
+        )
+
     def start(self) -> subprocess.Popen[str]:
         """Start `python -m primus.train`."""
         return subprocess.Popen(
             self.command(),
-            env=os.environ
-            | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-            | ({} if self.bench.compiled else {"TORCHDYNAMO_DISABLE": "1"})
-            | self.environment,
+            env=self.variables(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
