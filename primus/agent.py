@@ -1,18 +1,19 @@
 """Start a node's ranks, pass signals on to them, and say why one of them ended.
 
-    python -m primus.agent --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr 10.0.0.1 \\
+    python -u -m primus.agent --nnodes 2 --node-rank 0 --nproc-per-node 8 --master-addr 10.0.0.1 \\
         --master-port 29500 --log-dir LOGS --module primus.train_rank -- ARGUMENTS
 
 `--standalone` instead of the node's place and the address: this machine alone, on a port that is
-free. Each rank writes into `LOGS/rank000/stdout.log` and `stderr.log`; the first rank of all is
-shown, too. When a rank fails, the others of all nodes are given a few seconds, then killed, and
+free. What `--imports` names is imported here, once for all ranks: they are forks of this process.
+Each rank writes into `LOGS/rank000/stdout.log` and `stderr.log`; the first rank of all is shown,
+too. When a rank fails, the others of all nodes are given a few seconds, then killed, and
 `LOGS/failure.json` says what was seen (`primus.artifacts.failure`). With `--hang-seconds`, so is a
 rank that does not say for that long how far it is (`primus.ranks.progress`). What ranks that are
 killed were doing stands in `LOGS/rank000/stacks.txt`. No rank is started again.
 
-Processes and their logs are torch's own (`torch.distributed.elastic.multiprocessing`), and so is
-the store by which ranks and agents meet. The watching is not: torchrun takes the end of a save
-for a hang after 30 s, dies of SIGUSR1, and calls a run that saved and left after SIGTERM failed.
+The store by which ranks and agents meet is torch's own. The rest is not: torchrun starts a Python
+for each rank, takes the end of a save for a hang after 30 s, dies of SIGUSR1, and calls a run that
+saved and left after SIGTERM failed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ from primus.errors import TrainingError, run_main
 from primus.quick_imports import quick_imports
 from primus.ranks import network
 from primus.ranks.ends import catches, describe, oom_kills
+from primus.ranks.forks import Forks, Program, run_as_main
+from primus.ranks.logs import shown
 from primus.ranks.parent import AGENT
 from primus.ranks.places import rank_directory
 from primus.ranks.progress import HANG, START
@@ -42,8 +45,6 @@ from primus.ranks.scratch import scratch
 from primus.ranks.watch import Patience, Watch
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing import PContext
-
     from primus.ranks.meeting import Meeting
 
 _POLL_SECONDS = 0.1
@@ -60,7 +61,10 @@ _PASSED_ON = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the ranks to their end; the status is 0 where all of them ended well."""
+    """Run the ranks to their end; the status is 0 where all of them ended well.
+
+    Returns in a rank, which is a fork.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m primus.agent",
         description=__doc__,
@@ -86,11 +90,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--log-dir", type=Path, required=True, help="of the ranks' output")
     parser.add_argument("--module", required=True, help="what each rank runs, as in python -m")
+    parser.add_argument(
+        "--imports",
+        type=lambda text: text.split(","),
+        default=[],
+        help="modules to import for all ranks, with commas between them",
+    )
     parser.add_argument("arguments", nargs="*", help="its command line")
     args = parser.parse_args(argv)
     if not args.standalone and args.master_port == 0:
         parser.error("--master-port or --standalone is needed")
-    raise SystemExit(Agent(args).run())
+    agent = Agent(args)
+    if not agent.fork():
+        raise SystemExit(agent.run())
 
 
 class Agent:
@@ -110,24 +122,65 @@ class Agent:
         self._well: set[int] = set()
         self._standing: list[RankStanding] = []
         self._ooms = oom_kills()
+        self._ranks = Forks()
+
+    def fork(self) -> bool:
+        """Import what all ranks need, then fork them; True in a rank.
+
+        Raises:
+            Exception: in a rank: what it needs cannot be imported.
+        """
+        for caught in _PASSED_ON:
+            signal.signal(caught, self._ask)
+        # Of this process, too: libraries read it when they are loaded.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        error = self._import()
+        for number in range(self._args.nproc_per_node):
+            if self._ranks.add(number, self._program(number)):
+                if error is not None:
+                    raise error
+                return True
+        return False
+
+    def _import(self) -> Exception | None:
+        """What went wrong; it is the ranks' error, not this process's, as far as that can go on."""
+        try:
+            with quick_imports():
+                for name in self._args.imports:
+                    importlib.import_module(name)
+        except Exception as error:
+            # The ranks' second attempt could end otherwise: torch cannot be imported twice.
+            if "torch" not in sys.modules:
+                raise
+            return error
+        return None
+
+    def _program(self, number: int) -> Program:
+        return Program(
+            name=rank_directory(self._first + number),
+            module=self._args.module,
+            arguments=self._args.arguments,
+            stdout=self._file(number, "stdout.log"),
+            stderr=self._file(number, "stderr.log"),
+        )
 
     def run(self) -> int:
-        """Start the ranks and wait for them; the exit status of this process."""
-        for number in _PASSED_ON:
-            signal.signal(number, self._ask)
-        self._args.log_dir.mkdir(parents=True, exist_ok=True)
-        self._meeting = self._meet()
-        if self._asked not in (None, signal.SIGUSR1):
-            return 128 + signal.SIGTERM
+        """Let the ranks begin and wait for them; the exit status of this process."""
         numbers = range(self._args.nproc_per_node)
-        with scratch() as progress:
+        with ExitStack() as stack:
+            progress = stack.enter_context(scratch())
+            if self._args.node_rank == 0:
+                stack.enter_context(shown(self._program(0)))
+            # No process of a rank stays, those that it has started included.
+            stack.callback(self._ranks.end, GRACE_SECONDS)
+            self._meeting = self._meet()
+            if self._asked not in (None, signal.SIGUSR1):
+                return 128 + signal.SIGTERM
             stacks = {number: self._file(number, "stacks.txt") for number in numbers}
             self._watch = Watch(progress, stacks, self._first)
-            self._ranks = self._start()
-            try:
-                return self._wait()
-            finally:
-                self._end_all()
+            for number in numbers:
+                self._ranks.begin(number, self._environment(number))
+            return self._wait()
 
     def _ask(self, number: int, _: Any) -> None:
         self._asked = _PASSED_ON[signal.Signals(number)]
@@ -135,7 +188,6 @@ class Agent:
 
     def _meet(self) -> Meeting:
         with quick_imports():
-            importlib.import_module("primus.ranks.logs")
             from primus.ranks.meeting import Meeting
 
         args = self._args
@@ -151,27 +203,6 @@ class Agent:
                 if taken
                 else f"{where}: this node did not meet the first one: {str(error).splitlines()[0]}"
             ) from error
-
-    def _start(self) -> PContext:
-        from torch.distributed.elastic.multiprocessing import start_processes
-
-        from primus.ranks.logs import RankLogs
-
-        args, numbers = self._args, range(self._args.nproc_per_node)
-        # torch would replace the handlers of these by its own.
-        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
-        # A rank that has not got to its own handler yet must not die of the warning.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        started = start_processes(
-            name="rank",
-            entrypoint=sys.executable,
-            args=dict.fromkeys(numbers, ("-u", "-m", args.module, *args.arguments)),
-            envs={number: self._environment(number) for number in numbers},
-            logs_specs=RankLogs(args.log_dir, self._first, shown=args.node_rank == 0),
-            log_line_prefixes={0: ""},
-        )
-        signal.signal(signal.SIGUSR1, self._ask)
-        return started
 
     def _environment(self, number: int) -> dict[str, str]:
         args = self._args
@@ -218,10 +249,10 @@ class Agent:
     def _running(self) -> dict[int, int]:
         """Process numbers by local rank."""
         gone = self._ends.keys() | self._well
-        return {n: pid for n, pid in self._ranks.pids().items() if n not in gone}
+        return {n: pid for n, pid in self._ranks.pids.items() if n not in gone}
 
     def _look(self) -> None:
-        """Note the ranks that have ended, without taking their ends from torch."""
+        """Note the ranks that have ended; their numbers stay taken until all are killed."""
         for number, pid in self._running().items():
             found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found is None:
@@ -293,17 +324,8 @@ class Agent:
     def _file(self, number: int, name: str) -> Path:
         return Path(self._args.log_dir, rank_directory(self._first + number), name)
 
-    def _end_all(self) -> None:
-        """No process of a rank stays, those that it has started included."""
-        for pid in self._ranks.pids().values():
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        end = time.monotonic() + GRACE_SECONDS
-        while self._running() and time.monotonic() < end:
-            self._look()
-            time.sleep(_POLL_SECONDS / 10)
-        self._ranks.close(signal.SIGKILL)
-
 
 if __name__ == "__main__":
     run_main(main)
+    # Only a rank comes here.
+    run_as_main()

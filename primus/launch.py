@@ -45,6 +45,7 @@ class Ranks:
         arguments: its command line.
         environment: set for every rank, on top of this process's own; None: must be unset.
         log_directory: each rank's output is kept there; rank 0's is also shown.
+        imports: modules that an agent imports once for all of its ranks.
         container: in which they run; None: on the host.
         warn_before: seconds before the end of the SLURM job at which they are told to save and
             stop, as of now: it may grow while they run; None: they are not told.
@@ -56,6 +57,7 @@ class Ranks:
     nodes: int
     environment: Mapping[str, str | None]
     log_directory: Path
+    imports: Sequence[str] = ()
     container: Container | None = None
     warn_before: Callable[[], float] | None = None
 
@@ -82,10 +84,14 @@ class Ranks:
         agent = [
             *("-u", "-m", "primus.agent", "--standalone"),
             *("--nproc-per-node", str(self.nproc_per_node)),
-            *("--log-dir", str(self.log_directory / node_directory(0)), "--module", self.module),
-            *("--", *self.arguments),
+            *("--log-dir", str(self.log_directory / node_directory(0))),
+            *self._program(),
         ]
         return python(self._container, agent)
+
+    def _program(self) -> list[str]:
+        imports = ("--imports", ",".join(self.imports)) if self.imports else ()
+        return ["--module", self.module, *imports, "--", *self.arguments]
 
     @property
     def _container(self) -> Container | None:
@@ -116,7 +122,7 @@ class Ranks:
             *("-u", "-m", "primus.node"),
             *("--nproc-per-node", str(self.nproc_per_node), "--log-dir", str(self.log_directory)),
         ]
-        container, ranks = self._container, ["--module", self.module, "--", *self.arguments]
+        container, ranks = self._container, self._program()
         if container is None:
             return [*step, sys.executable, *node, *ranks]
         if container.is_step:
@@ -166,6 +172,16 @@ def platform_environment(platform: str) -> dict[str, str]:
     where that wins; the user's own `env` comes last and replaces either.
     """
     return dict(_ALLOCATOR) if platform == "cpu" else {}
+
+
+def trainer_imports(platform: str) -> tuple[str, ...]:
+    """What an agent imports once for all ranks of a training.
+
+    Nothing for GPUs: their libraries open devices and logs, and read variables that ranks set, when
+    they are loaded.
+    """
+    every_rank = ("primus.trainer.on_cpu", "primus.train_setup", "primus.trainer.loop")
+    return every_rank if platform == "cpu" else ()
 
 
 def thread_environment(threads: int) -> dict[str, str]:

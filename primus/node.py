@@ -45,12 +45,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nproc-per-node", type=int, required=True, help="ranks on this node")
     parser.add_argument("--log-dir", type=Path, required=True, help="of the ranks' output")
     parser.add_argument("--module", required=True, help="what each rank runs, as in python -m")
+    parser.add_argument("--imports", default="", help="what its agent imports for all ranks")
     parser.add_argument("--container", type=Container.from_json, help="in which they run; JSON")
     parser.add_argument("arguments", nargs="*", help="its command line")
     args = parser.parse_args(argv)
     # SLURM warns every process of the job before its time is over. The ranks know what to do.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    arguments = agent(os.environ, args.nproc_per_node, args.log_dir, args.module, args.arguments)
+    imports = ["--imports", args.imports] if args.imports else []
+    ranks = ["--module", args.module, *imports, "--", *args.arguments]
+    arguments = agent(os.environ, args.nproc_per_node, args.log_dir, ranks)
     command = python(args.container, arguments)
     # What is on one node stays there.
     several = os.environ[_NODES] != "1"
@@ -63,14 +66,14 @@ def agent(
     environment: Mapping[str, str],
     nproc_per_node: int,
     log_directory: Path,
-    module: str,
-    arguments: Sequence[str],
+    ranks: Sequence[str],
 ) -> list[str]:
     """What Python runs on this node: its agent.
 
     Args:
         environment: of a task of a SLURM step, with MASTER_PORT.
         log_directory: every node writes into a directory of its own in it.
+        ranks: the agent's words on what they run.
 
     Raises:
         UnavailableError: a variable of the step is missing, or its first node has no address.
@@ -88,7 +91,7 @@ def agent(
         *("--master-addr", _address(first_node(environment[_LIST]))),
         *("--master-port", environment["MASTER_PORT"]),
         *("--log-dir", str(log_directory / node_directory(int(node)))),
-        *("--module", module, "--", *arguments),
+        *ranks,
     ]
 
 

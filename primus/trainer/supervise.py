@@ -18,7 +18,13 @@ from primus.config.frozen import StageSettings
 from primus.container.spec import Container
 from primus.errors import DataError
 from primus.files import atomic_write, canonical_json
-from primus.launch import Ranks, platform_environment, run_ranks, thread_environment
+from primus.launch import (
+    Ranks,
+    platform_environment,
+    run_ranks,
+    thread_environment,
+    trainer_imports,
+)
 from primus.ranks.ends import oom_kills
 from primus.ranks.progress import HANG, STACKS, START
 from primus.trainer import run_directory
@@ -168,6 +174,7 @@ def _ranks(
         | settings.env.as_dict()
         | variables,
         log_directory=attempt / "logs",
+        imports=trainer_imports(settings.platform),
         container=container,
         warn_before=partial(_warning, settings, attempt.parent.parent)
         if settings.slurm.warning_seconds

@@ -38,18 +38,19 @@ _TAIL = 1 << 14
 # Seconds of an iteration that is to take long, but not so long as to be taken for a hang.
 SLOWEST = 5.0
 
-# Read by every Python of the run. Iterations that take a while let faults fall between two of them;
-# how long stands in a file, and so does the rank that has to step on a null pointer.
+# Read by every Python of the run, before ranks are forked. Iterations that take a while let faults
+# fall between two of them; how long stands in a file, as does the rank that has to step on a null
+# pointer.
 _HOOK = """
 import os, sys, time
 if "primus.train_rank" in sys.orig_argv and "PRIMUS_CAMPAIGN_PACE" in os.environ:
     import ctypes
     from primus.ranks.progress import Reporter
     real, pace = Reporter.say, os.environ["PRIMUS_CAMPAIGN_PACE"]
-    crash = f"{pace}.crash{os.environ.get('RANK')}"
     def slowly(self, phase, iteration=-1):
         real(self, phase, iteration)
         if phase == "iterate":
+            crash = f"{pace}.crash{os.environ.get('RANK')}"
             if os.path.exists(crash):
                 os.unlink(crash)
                 ctypes.string_at(0)
@@ -221,20 +222,24 @@ class Training:
         found = []
         for process in psutil.process_iter():
             try:
-                command, variables = process.cmdline(), process.environ()
-                dead = process.status() == psutil.STATUS_ZOMBIE
+                if self._owns(process) and (module is None or _module(process) == module):
+                    found.append((process.name(), process.pid, process))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            mine = variables.get(MARK) == str(self.path) or str(self.path) in " ".join(command)
-            mine = mine and not dead and process.pid != os.getpid()
-            if mine and (module is None or _module(command) == module):
-                found.append((int(variables.get("RANK", "0")), process.pid, process))
         return [process for *_, process in sorted(found, key=lambda each: each[:2])]
 
+    def _owns(self, process: psutil.Process) -> bool:
+        mine = process.environ().get(MARK) == str(self.path)
+        mine = mine or str(self.path) in " ".join(process.cmdline())
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return mine and not dead and process.pid != os.getpid()
 
-def _module(command: list[str]) -> str | None:
-    """What a Python runs; an agent names its ranks' module, too."""
-    place = command.index("-m") + 1 if "-m" in command else len(command)
+
+def _module(process: psutil.Process) -> str | None:
+    """What a Python runs. An agent names its ranks' module, too, and they have its command line."""
+    command = process.cmdline()
+    word = "--module" if process.name().startswith("rank") else "-m"
+    place = command.index(word) + 1 if word in command else len(command)
     return command[place] if place < len(command) else None
 
 

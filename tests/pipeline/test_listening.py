@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,10 @@ CHANGES = {
 
 
 def watched(run: Run) -> dict[str, set[str]]:
-    """Run to the end: the modules that were seen, each with the addresses it listened at."""
+    """Run to the end: the modules that were seen, each with the addresses it listened at.
+
+    Ranks that an agent has forked are shown with its command line, which ends with theirs.
+    """
     process, found = run.start(), dict[str, set[str]]()
     while process.poll() is None:
         family = [psutil.Process(process.pid)]
@@ -32,7 +36,8 @@ def watched(run: Run) -> dict[str, set[str]]:
         for member in family:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 words = member.cmdline()
-                module = next((word for word in words if word.startswith("primus.")), "other")
+                modules = [word for word in words if re.fullmatch(r"primus\.[a-z_]+", word)]
+                module = modules[-1 if member.name().startswith("rank") else 0] if modules else ""
                 found.setdefault(module, set()).update(
                     entry.laddr.ip
                     for entry in member.net_connections("inet")

@@ -24,9 +24,8 @@ TWO = {"nproc_per_node": 2, "train_iters": 400, "lr_decay_iters": 400, "save_int
 def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The two ranks, the first one first."""
     family = psutil.Process(process.pid).children(recursive=True)
-    found = [p for p in family if "primus.train_rank" in p.cmdline() and "RANK" in p.environ()]
-    assert len(found) == 2
-    return sorted(found, key=lambda p: int(p.environ()["RANK"]))
+    found = {p.name(): p for p in family}
+    return [found["rank000"], found["rank001"]]
 
 
 def end_of(process: subprocess.Popen[str]) -> str:

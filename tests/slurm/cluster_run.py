@@ -174,12 +174,11 @@ def ranks(run: Run) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            command = process.cmdline()
-            if "primus.train_rank" in command and str(run.directory) in command:
-                found.append((int(process.environ()["RANK"]), process))
-        except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):
+            if process.name().startswith("rank") and str(run.directory) in process.cmdline():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return [process for _, process in sorted(found, key=lambda pair: pair[0])]
+    return sorted(found, key=psutil.Process.name)
 
 
 def leftovers() -> list[str]:

@@ -106,6 +106,14 @@ class Agents:
             time.sleep(0.02)
         return [psutil.Process(int(file.read_text())) for file in files]
 
+    def forks(self, process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
+        """The agent's ranks as soon as they are there; they wait until it has met the others."""
+        deadline = time.monotonic() + 60
+        while len(found := psutil.Process(process.pid).children()) < count:
+            assert time.monotonic() < deadline, "the ranks are not forked"
+            time.sleep(0.005)
+        return found
+
     def end(self) -> None:
         for process in self.processes:
             process.kill()
@@ -221,13 +229,10 @@ def test_a_port_that_is_taken_is_said(agents: Agents) -> None:
 
 @pytest.mark.slow
 def test_ranks_whose_agent_is_told_before_they_have_started(agents: Agents) -> None:
-    """The warning comes while Python starts: it is not lost, and ends nobody."""
+    """The warning comes while they wait for their environment: not lost, and it ends nobody."""
     process = agents.start("wait", "wait")
-    deadline = time.monotonic() + 60
-    while not psutil.Process(process.pid).children():
-        assert time.monotonic() < deadline
-        process.send_signal(signal.SIGUSR1)
-        time.sleep(0.005)
+    agents.forks(process, 2)
+    process.send_signal(signal.SIGUSR1)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert len(list(agents.directory.glob("SIGUSR1.*"))) == 2
