@@ -19,7 +19,7 @@ from primus.config.frozen import StageSettings, add_settings_arguments, load_set
 from primus.config.layout import model_parallel_ranks
 from primus.container.run import enter
 from primus.errors import TrainingError, run_main
-from primus.launch import Ranks, run_ranks, thread_environment
+from primus.launch import Ranks, run_ranks, thread_environment, trainer_imports
 from primus.quick_imports import quick_imports
 
 
@@ -59,6 +59,7 @@ def _start(settings: StageSettings, ranks: int, arguments: list[str]) -> None:
                 nodes=1,
                 environment=thread_environment(1) | settings.env.as_dict(),
                 log_directory=Path(logs),
+                imports=trainer_imports(settings.platform),
             )
         )
     if status != 0:

@@ -28,6 +28,34 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [found["rank000"], found["rank001"]]
 
 
+# Each rank imports for itself, as on GPUs.
+_APART = """
+import sys
+if "primus.train" in sys.orig_argv:
+    import primus.launch
+    primus.launch.trainer_imports = lambda platform: ()
+"""
+
+
+def test_ranks_that_share_imports_train_as_ranks_that_do_not(bench: Bench) -> None:
+    """To the same bits; and both ways are really taken."""
+    hooks = bench.path / "apart"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(_APART)
+    changes = TWO | {"train_iters": 6}
+    shared, apart = bench.run("imports-shared", **changes), bench.run("imports-apart", **changes)
+    apart.environment = {"PYTHONPATH": f"{hooks}:{Path.cwd()}"}
+    for run, imports in ((shared, True), (apart, False)):
+        process = run.start()
+        run.wait_for(1, process).resume()
+        words = ranks_of(process)[1].cmdline()
+        assert ("--imports" in words) == imports
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    assert shared.curve() == apart.curve()
+    assert list(shared.curve()) == list(range(1, 7))
+
+
 def end_of(process: subprocess.Popen[str]) -> str:
     """The last words of a training that failed; none of its processes is left."""
     family = psutil.Process(process.pid).children(recursive=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -46,3 +48,26 @@ def test_an_import_that_fails_leaves_the_collector_on() -> None:
     with pytest.raises(ImportError), quick_imports():
         raise ImportError("none")
     assert gc.isenabled()
+
+
+def test_what_starts_ranks_imports_nothing_that_only_they_need() -> None:
+    """The stage, and a node's agent before it knows what is wanted."""
+    program = (
+        "import sys, primus.train, primus.preflight, primus.node, primus.agent, primus.driver\n"
+        "heavy = {'torch', 'numpy', 'megatron', 'transformers', 'tokenizers', 'matplotlib'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
+def test_a_rank_of_a_training_imports_no_transformers() -> None:
+    """It reads tokens; what makes them stays with the stage that does."""
+    program = (
+        "import importlib, sys\n"
+        "from primus.launch import trainer_imports\n"
+        "for name in trainer_imports('cpu'): importlib.import_module(name)\n"
+        "unused = {'transformers', 'tokenizers', 'matplotlib', 'snakemake', 'pandas', 'scipy'}\n"
+        "assert not unused & sys.modules.keys(), unused & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
