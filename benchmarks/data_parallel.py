@@ -65,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size)
     args = parser.parse_args(argv)
     os.environ.update(thread_environment(1) | platform_environment("cpu"))
-    shape = {name: getattr(args, name) for name in _SIZES} | {"bf16": False, "device": "cpu"}
+    shape = {name: getattr(args, name) for name in _SIZES} | {
+        "bf16": False,
+        "device": "cpu",
+        "experiment": None,
+    }
     for ranks in args.ranks:
         _table(shape, ranks, args.warmup, args.rounds)
 

@@ -11,6 +11,7 @@ Peers that are not installed are left out (`benchmarks/requirements.txt`). Run f
 
     python -m benchmarks.step
     python -m benchmarks.step --rounds 15 --hidden-size 768 --bf16
+    python -m benchmarks.step --experiment deepseek_v3_tiny
     python -m benchmarks.step --device cuda      # about 1B parameters, bf16, sequences of 4096
     python -m benchmarks.step --only "primus tuned,primus loop" --rounds 31
 """
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
     os.environ.update(_environment(args))
     with tempfile.TemporaryDirectory() as scratch:
-        shape = {name: getattr(args, name) for name in (*_SIZES["cpu"], "bf16", "device")}
+        names = (*_SIZES["cpu"], "bf16", "device", "experiment")
+        shape = {name: getattr(args, name) for name in names}
         shape["scratch"] = scratch
         print(_in_a_process(tune, shape), flush=True)
         at_peak = _in_a_process(seconds_at_peak, shape)
@@ -100,6 +102,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--experiment", help="its model instead of a llama of these sizes")
     parser.add_argument("--device", choices=sorted(_SIZES), default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--warmup", type=int, default=2)

@@ -47,18 +47,16 @@ class _Model:
 def _by_hugging_face_names(settings: Any, model: Any) -> dict[str, Any]:
     from primus.config.families import family_of
     from primus.huggingface.read import pieces
+    from primus.trainer.start_weights import load_weights
 
-    state = {
-        name.replace("input_layernorm.", "self_attention.linear_qkv.layer_norm_").replace(
-            "pre_mlp_layernorm.", "mlp.linear_fc1.layer_norm_"
-        ): tensor
-        for name, tensor in model.named_parameters()
-    }
-    return {
-        name: tensor
-        for rule in family_of(settings).rules(settings)
-        for name, tensor in pieces(rule, state[rule.megatron].detach()).items()
-    }
+    found: dict[str, Any] = {}
+    # It goes through all tensors; this rank holds each whole.
+    load_weights(
+        [model],
+        family_of(settings).rules(settings),
+        lambda rule, tensor, _: found.update(pieces(rule, tensor.detach())),
+    )
+    return found
 
 
 def _batch(shape: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +82,7 @@ def bare(shape: dict[str, Any], gemm: Any = None) -> Built:
     model = _Model(shape, gemm)
     if not step_shape.weights(shape).exists():
         save_file(
-            {name: tensor.cpu() for name, tensor in model.tensors.items()},
+            {name: tensor.cpu().contiguous() for name, tensor in model.tensors.items()},
             str(step_shape.weights(shape)),
         )
     from primus.trainer.forward_backward import forward_backward

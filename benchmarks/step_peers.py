@@ -25,16 +25,19 @@ def _state(shape: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def transformers(shape: dict[str, Any], *, compiled: bool) -> Built:
-    """`LlamaForCausalLM`; SDPA is what it takes for attention by itself."""
+    """The family's model in transformers; SDPA is what it takes for attention by itself."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from primus.config.families import family_of
     from primus.config.families.config_json import content
 
     settings = step_shape.settings(shape)
-    model: Any = LlamaForCausalLM(LlamaConfig(**content(family_of(settings).fields(settings))))
-    model.load_state_dict(_state(shape))
+    fields = content(family_of(settings).fields(settings))
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    model: Any = AutoModelForCausalLM.from_config(config)
+    # It has no layer that predicts further tokens.
+    model.load_state_dict(_state(shape), strict=not settings.mtp_num_layers)
     runner = torch.compile(model) if compiled else model
     step = step_shape.train_with_autograd(
         shape, model, lambda inputs: runner(input_ids=inputs, use_cache=False).logits
@@ -42,15 +45,21 @@ def transformers(shape: dict[str, Any], *, compiled: bool) -> Built:
     return Built(step, {})
 
 
+def _only_llama(shape: dict[str, Any]) -> None:
+    if shape["experiment"]:
+        raise Unavailable(f"its model of {shape['experiment']} is not compared")
+
+
 def litgpt(shape: dict[str, Any]) -> Built:
     """litgpt's `GPT`, compiled.
 
     Raises:
-        Unavailable: it is not installed.
+        Unavailable: it is not installed, or an experiment of ours was asked for.
     """
     import torch
 
     warnings.simplefilter("ignore")
+    _only_llama(shape)
     try:
         from litgpt import GPT, Config
         from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
@@ -84,10 +93,11 @@ def torchtitan(shape: dict[str, Any]) -> Built:
     """torchtitan's llama3 `Transformer`, each layer compiled as its trainer does.
 
     Raises:
-        Unavailable: it is not installed.
+        Unavailable: it is not installed, or an experiment of ours was asked for.
     """
     import torch
 
+    _only_llama(shape)
     try:
         from torchtitan.models.llama3 import Transformer, TransformerModelArgs
     except ImportError as error:

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 Step = Callable[[], float]
 
+ROOT = Path(__file__).resolve().parents[1]
+# What a llama is described by, besides its batch.
+LLAMA = (
+    *("num_layers", "hidden_size", "ffn_hidden_size"),
+    *("num_attention_heads", "num_query_groups", "vocab_size"),
+)
+
 LR, BETAS, EPS, DECAY, CLIP = 1e-4, (0.9, 0.95), 1e-8, 0.1, 1.0
 
 
@@ -27,8 +34,31 @@ class Unavailable(Exception):
 
 
 def settings(shape: dict[str, Any], **changes: Any) -> Any:
-    """Frozen settings of the train stage for a shape, of a model of llama's family."""
+    """Frozen settings of the train stage: of an experiment with this shape's batch, or a llama."""
     from primus.config.frozen import StageSettings
+
+    batch = {name: shape[name] for name in ("seq_length", "micro_batch_size", "bf16")}
+    fixed = batch | {
+        "max_position_embeddings": shape["seq_length"],
+        "global_batch_size": shape["micro_batch_size"],
+        "train_iters": 1_000_000,
+        "lr": LR,
+        "lr_decay_style": "constant",
+        "use_distributed_optimizer": False,
+        "overlap_grad_reduce": False,
+        "log_interval": 1,
+    }
+    if shape["experiment"]:
+        from primus.config.identity import identities
+        from primus.config.load import load
+
+        here = {"hardware": shape["device"], "nproc_per_node": 1}
+        known = load(shape["experiment"], here | fixed | changes, root=ROOT, stages=())
+        return StageSettings.of_key(identities(known.settings)["train"], shape["experiment"])
+    return StageSettings.of("train", _defaults() | _llama(shape) | fixed | changes)
+
+
+def _defaults() -> dict[str, Any]:
     from primus.config.schema import Settings
 
     defaults = {
@@ -36,21 +66,15 @@ def settings(shape: dict[str, Any], **changes: Any) -> Any:
         for name, field in Settings.model_fields.items()
         if not field.is_required()
     }
-    plain = {k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in defaults.items()}
-    own = {name: value for name, value in shape.items() if name not in ("scratch", "device")}
-    fixed = {
+    return {k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in defaults.items()}
+
+
+def _llama(shape: dict[str, Any]) -> dict[str, Any]:
+    own = {name: size for name, size in shape.items() if name in LLAMA}
+    return own | {
         "kv_channels": shape["hidden_size"] // shape["num_attention_heads"],
-        "max_position_embeddings": shape["seq_length"],
-        "global_batch_size": shape["micro_batch_size"],
-        "train_iters": 1_000_000,
-        "lr": LR,
-        "lr_decay_style": "constant",
         "platform": shape["device"],
-        "use_distributed_optimizer": False,
-        "overlap_grad_reduce": False,
-        "log_interval": 1,
     }
-    return StageSettings.of("train", plain | own | fixed | changes)
 
 
 def tokens(shape: dict[str, Any]) -> Tensor:
@@ -59,7 +83,8 @@ def tokens(shape: dict[str, Any]) -> Tensor:
 
     generator = torch.Generator().manual_seed(1)
     size = (shape["micro_batch_size"], shape["seq_length"] + 1)
-    return torch.randint(0, shape["vocab_size"], size, generator=generator).to(shape["device"])
+    vocabulary = settings(shape).vocab_size
+    return torch.randint(0, vocabulary, size, generator=generator).to(shape["device"])
 
 
 def clock(shape: dict[str, Any]) -> Callable[[], float]:

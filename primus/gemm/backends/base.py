@@ -55,12 +55,21 @@ class Numerics:
     error_ratio: float
 
     @classmethod
-    def of(cls, equal: bool, error: float, default_error: float) -> Numerics:
-        """Classify from bit-equality and the two RMS errors."""
+    def of(
+        cls, equal: bool, error: float, default_error: float, *, in_order: float = 0.0
+    ) -> Numerics:
+        """Classify from bit-equality and the two RMS errors.
+
+        Args:
+            in_order: error of adding the products one after the other in the type in which they
+                are added up. A library that adds in blocks is more precise, and what is no worse
+                than this has lost no precision by its type.
+        """
         if equal:
             return cls("exact", 1.0)
         ratio = error / default_error if default_error else float(error > 0) * 1e9
-        return cls("rounding" if ratio <= ROUNDING_LIMIT else "lossy", round(ratio, 4))
+        rounding = ratio <= ROUNDING_LIMIT or error <= in_order
+        return cls("rounding" if rounding else "lossy", round(ratio, 4))
 
 
 class Backend(ABC):
