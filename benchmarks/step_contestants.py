@@ -45,18 +45,29 @@ class _Model:
 
 
 def _by_hugging_face_names(settings: Any, model: Any) -> dict[str, Any]:
+    import torch
+
     from primus.config.families import family_of
     from primus.huggingface.read import pieces
     from primus.trainer.start_weights import load_weights
 
-    found: dict[str, Any] = {}
-    # It goes through all tensors; this rank holds each whole.
-    load_weights(
-        [model],
-        family_of(settings).rules(settings),
-        lambda rule, tensor, _: found.update(pieces(rule, tensor.detach())),
-    )
-    return found
+    rules = list(family_of(settings).rules(settings))
+    wholes = {
+        rule.megatron: torch.empty(rule.rows, *([rule.columns] if rule.columns else []))
+        for rule in rules
+    }
+
+    def copy(rule: Any, tensor: Any, offset: Any) -> None:
+        begin = zip(offset, tensor.shape, strict=True)
+        wholes[rule.megatron][tuple(slice(at, at + n) for at, n in begin)] = tensor
+
+    # It goes through all tensors that training starts from.
+    load_weights([model], rules, copy)
+    return {
+        name: tensor
+        for rule in rules
+        for name, tensor in pieces(rule, wholes[rule.megatron]).items()
+    }
 
 
 def _batch(shape: dict[str, Any]) -> dict[str, Any]:

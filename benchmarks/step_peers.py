@@ -33,11 +33,12 @@ def transformers(shape: dict[str, Any], *, compiled: bool) -> Built:
     from primus.config.families.config_json import content
 
     settings = step_shape.settings(shape)
-    fields = content(family_of(settings).fields(settings))
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    model: Any = AutoModelForCausalLM.from_config(config)
-    # It has no layer that predicts further tokens.
-    model.load_state_dict(_state(shape), strict=not settings.mtp_num_layers)
+    family = family_of(settings)
+    directory = step_shape.weights(shape).parent
+    config = AutoConfig.for_model(family.model_type, **content(family.fields(settings)))
+    config.save_pretrained(directory)
+    # It gives experts another form when it loads them.
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     runner = torch.compile(model) if compiled else model
     step = step_shape.train_with_autograd(
         shape, model, lambda inputs: runner(input_ids=inputs, use_cache=False).logits

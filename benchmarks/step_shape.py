@@ -43,6 +43,8 @@ def settings(shape: dict[str, Any], **changes: Any) -> Any:
         "global_batch_size": shape["micro_batch_size"],
         "train_iters": 1_000_000,
         "lr": LR,
+        "min_lr": 0.0,
+        "lr_warmup_iters": 0,
         "lr_decay_style": "constant",
         "use_distributed_optimizer": False,
         "overlap_grad_reduce": False,
@@ -52,7 +54,8 @@ def settings(shape: dict[str, Any], **changes: Any) -> Any:
         from primus.config.identity import identities
         from primus.config.load import load
 
-        here = {"hardware": shape["device"], "nproc_per_node": 1}
+        # Other trainers have no layers that predict further tokens.
+        here = {"hardware": shape["device"], "nproc_per_node": 1, "mtp_num_layers": None}
         known = load(shape["experiment"], here | fixed | changes, root=ROOT, stages=())
         return StageSettings.of_key(identities(known.settings)["train"], shape["experiment"])
     return StageSettings.of("train", _defaults() | _llama(shape) | fixed | changes)
