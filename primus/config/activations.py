@@ -84,10 +84,12 @@ def layer_tensors(s: Any, with_experts: bool) -> Mapping[str, float]:
     heads = s.num_attention_heads
     if s.multi_latent_attention:
         kept["rest"] += own * 2 * ((s.q_lora_rank or 0) + s.kv_lora_rank) * width
-        # Attention takes and gives values as wide as queries; the padding is cut off afterwards.
+        # Fused attention takes and gives values as wide as queries, and the padding is cut off.
         query = heads * (s.qk_head_dim + s.qk_pos_emb_head_dim)
-        kept["mla_up_proj"] = tokens / tp * 3 * query * width
-        values = query + heads * s.v_head_dim
+        value = heads * s.v_head_dim
+        inside = value if kept_scores(s) else query
+        kept["mla_up_proj"] = tokens / tp * (2 * query + inside) * width
+        values = inside + value
     else:
         kept["rest"] += tokens / tp * (heads + 2 * query_groups(s)) * head_size(s) * width
         values = 2 * heads * head_size(s)

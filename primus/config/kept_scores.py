@@ -14,7 +14,18 @@ LONGEST = 2048
 def kept_scores(s: Any) -> int:
     """Scores that each head keeps of one sequence; 0 where attention never writes them."""
     fused = s.platform != "cpu" or s.context_parallel_size > 1 or s.attention_dropout > 0
-    return 0 if fused or s.fp16 or s.seq_length > LONGEST else scores_per_head(s.seq_length)
+    if fused or s.fp16 or s.seq_length > LONGEST or drops_scores(s):
+        return 0
+    return scores_per_head(s.seq_length)
+
+
+def drops_scores(s: Any) -> bool:
+    """Whether selective recomputation was asked to keep nothing of attention.
+
+    Args:
+        s: settings, or Megatron's own configuration: the keys have the same names.
+    """
+    return s.recompute_granularity == "selective" and "core_attn" in s.recompute_modules
 
 
 def scores_per_head(positions: int) -> int:

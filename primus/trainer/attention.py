@@ -11,6 +11,7 @@ from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
 from torch.nn import functional as F
 
+from primus.config.kept_scores import drops_scores
 from primus.trainer import attention_blocks
 from primus.trainer.context_parallel import gathered_attention
 from primus.trainer.kernels import split_rotate
@@ -23,22 +24,23 @@ def causal_attention(
     *,
     scale: float | None = None,
     dropout: float = 0.0,
-    keep: bool = True,
+    blocks: bool = False,
 ) -> Tensor:
     """Scaled dot-product attention in which a position sees itself and what came before.
 
     Args:
-        query: (b, heads, s, head). key, value: (b, groups, s, head), heads a multiple of groups.
+        query: (b, heads, s, head). key: (b, groups, s, head), heads a multiple of groups. value:
+            as key; in blocks its heads may be of another size.
         scale: factor of the scores; None: 1 / sqrt(head).
-        keep: whether probabilities may be kept for the backward pass where that is faster.
+        blocks: as `in_blocks` says.
 
     Returns:
-        (s, b, heads, head).
+        (s, b, heads, value head).
     """
     group = parallel_state.get_context_parallel_group()
     if group.size() > 1:
         return gathered_attention(query, key, value, group=group, scale=scale, dropout=dropout)
-    if keep and dropout == 0.0 and attention_blocks.serves(query):
+    if blocks:
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         return attention_blocks.block_attention(query, key, value, scale).permute(2, 0, 1, 3)
     out = F.scaled_dot_product_attention(
@@ -53,10 +55,14 @@ def causal_attention(
     return out.permute(2, 0, 1, 3)
 
 
-def keeps_scores(config: Any) -> bool:
-    """Whether a layer may keep its scores: selective recomputation was not asked to drop them."""
-    selective = config.recompute_granularity == "selective"
-    return not (selective and "core_attn" in config.recompute_modules)
+def in_blocks(config: Any, like: Tensor, positions: int, dropout: float) -> bool:
+    """Whether a layer's attention is computed in blocks that keep their scores.
+
+    Args:
+        like: of the operands' type and device. positions: of the whole sequence.
+    """
+    whole = parallel_state.get_context_parallel_world_size() == 1 and dropout == 0.0
+    return whole and not drops_scores(config) and attention_blocks.serves(like, positions)
 
 
 def refuse_inference(arguments: dict[str, Any]) -> None:
@@ -88,7 +94,8 @@ class SdpaSelfAttention(SelfAttention):
         mixed = self._normalise(mixed.view(s, b, groups, queries + 2, head), queries)
         q, k, v = split_rotate(mixed, cos[:s], sin[:s], queries)
         dropout = self.config.attention_dropout if self.training else 0.0
-        out = causal_attention(q, k, v, dropout=dropout, keep=keeps_scores(self.config))
+        blocks = in_blocks(self.config, q, s, dropout)
+        out = causal_attention(q, k, v, dropout=dropout, blocks=blocks)
         return self.linear_proj(out.reshape(s, b, -1))  # type: ignore[no-any-return]
 
     def _normalise(self, mixed: Tensor, queries: int) -> Tensor:

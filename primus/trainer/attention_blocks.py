@@ -17,15 +17,15 @@ from torch import Tensor
 from primus.config.kept_scores import LONGEST, blocks, scores_per_head
 
 
-def serves(query: Tensor) -> bool:
-    """Whether these blocks are the faster way for queries (b, heads, s, head).
+def serves(like: Tensor, positions: int) -> bool:
+    """Whether these blocks are the faster way for operands like this one.
 
     With AMX torch's own kernel computes in tiles, and was the faster one.
     """
     return (
-        query.device.type == "cpu"
-        and query.dtype in (torch.float32, torch.bfloat16)
-        and query.shape[2] <= LONGEST
+        like.device.type == "cpu"
+        and like.dtype in (torch.float32, torch.bfloat16)
+        and positions <= LONGEST
         and not torch.cpu._is_amx_tile_supported()
     )
 

@@ -234,7 +234,13 @@ def split_rotate(
 
 @torch.compile(dynamic=False)
 def _latent_heads(
-    queries: Tensor, keys_values: Tensor, rotary_key: Tensor, cos: Tensor, sin: Tensor, plain: int
+    queries: Tensor,
+    keys_values: Tensor,
+    rotary_key: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    plain: int,
+    pad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     s, b, heads, head = queries.shape
     cos, sin = cos.view(s, 1, 1, -1), sin.view(s, 1, 1, -1)
@@ -243,7 +249,8 @@ def _latent_heads(
     query = torch.cat((queries[..., :plain], rotated), -1)
     key = torch.cat((keys_values[..., :plain], shared.expand(s, b, heads, -1)), -1)
     value = keys_values[..., plain:]
-    value = F.pad(value, (0, head - value.shape[-1]))
+    if pad:
+        value = F.pad(value, (0, head - value.shape[-1]))
     return (
         query.permute(1, 2, 0, 3).contiguous(),
         key.permute(1, 2, 0, 3).contiguous(),
@@ -288,20 +295,28 @@ class _LatentHeads(torch.autograd.Function):
         cos: Tensor,
         sin: Tensor,
         plain: int,
+        pad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.plain, ctx.values = plain, keys_values.shape[-1] - plain
-        return _latent_heads(queries, keys_values, rotary_key, cos, sin, plain)
+        return _latent_heads(queries, keys_values, rotary_key, cos, sin, plain, pad)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         (dq, dk, dv), (cos, sin) = grads, ctx.saved_tensors
         back = _latent_heads_backward(dq, dk, dv, cos, sin, ctx.plain, ctx.values)
-        return *back, None, None, None
+        return *back, None, None, None, None
 
 
 def latent_heads(
-    queries: Tensor, keys_values: Tensor, rotary_key: Tensor, cos: Tensor, sin: Tensor, plain: int
+    queries: Tensor,
+    keys_values: Tensor,
+    rotary_key: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    plain: int,
+    *,
+    pad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Heads of multi-latent attention from its projections, with the rotary parts rotated.
 
@@ -311,13 +326,13 @@ def latent_heads(
         cos, sin: (s, rotary / 2) float32; neighbouring elements are one pair, as in DeepSeek's
             own code. The rotated parts come out as two halves, which no product of them sees.
         plain: size of the part that is not rotated.
+        pad: whether values end in zeros, for attention that wants one size of head.
 
     Returns:
-        query, key, value (b, heads, s, plain + rotary); value ends in zeros, because flash
-        attention wants one size of head.
+        query, key (b, heads, s, plain + rotary); value (b, heads, s, value), or as they are.
     """
     q, k, v = _LatentHeads.apply(  # type: ignore[no-untyped-call]
-        queries, keys_values, rotary_key, cos, sin, plain
+        queries, keys_values, rotary_key, cos, sin, plain, pad
     )
     return q, k, v
 

@@ -25,7 +25,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
-from primus.trainer.attention import causal_attention, keeps_scores, refuse_inference
+from primus.trainer.attention import causal_attention, in_blocks, refuse_inference
 from primus.trainer.kernels import latent_heads, rms_norm
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear, linear
 
@@ -179,23 +179,23 @@ class LatentSelfAttention(MegatronModule):
             (config.kv_lora_rank, config.qk_pos_emb_head_dim), -1
         )
         up = CheckpointWithoutOutput(fp8=None) if self.recompute_up_proj else None
-        project = partial(up.checkpoint, self._heads) if up else self._heads
-        query, key, value = project(queries, latent, rotary_key)
         dropout = config.attention_dropout if self.training else 0.0
+        positions = queries.shape[0] * (self.tp_group.size() if config.sequence_parallel else 1)
+        blocks = in_blocks(config, queries, positions, dropout)
+        heads = partial(self._heads, pad=not blocks)
+        project = partial(up.checkpoint, heads) if up else heads
+        query, key, value = project(queries, latent, rotary_key)
         out = causal_attention(
-            query,
-            key,
-            value,
-            scale=self.softmax_scale,
-            dropout=dropout,
-            keep=keeps_scores(self.config),
+            query, key, value, scale=self.softmax_scale, dropout=dropout, blocks=blocks
         )
         if up:
             up.discard_output_and_register_recompute(out)
         out = out[..., : config.v_head_dim].flatten(2)
         return self.linear_proj(out)  # type: ignore[no-any-return]
 
-    def _heads(self, queries: Tensor, latent: Tensor, rotary_key: Tensor) -> tuple[Tensor, ...]:
+    def _heads(
+        self, queries: Tensor, latent: Tensor, rotary_key: Tensor, *, pad: bool
+    ) -> tuple[Tensor, ...]:
         """Queries, keys and values (b, heads of this rank, s, ·) from what is low-rank."""
         up = self.linear_q_proj if self.config.q_lora_rank is None else self.linear_q_up_proj
         wide, _ = up(queries)
@@ -209,6 +209,7 @@ class LatentSelfAttention(MegatronModule):
             cos,
             sin,
             self.config.qk_head_dim,
+            pad=pad,
         )
 
     def _whole(self, rotary_key: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from primus.config.activations import activations
 from primus.config.kept_scores import BLOCK, LONGEST, blocks, kept_scores, scores_per_head
 from primus.gemm.record import GemmRecorder
 from primus.trainer import attention, attention_blocks
-from primus.trainer.attention import causal_attention
+from primus.trainer.attention import causal_attention, in_blocks
 from primus.trainer.attention_blocks import block_attention
+from primus.trainer.model import model_config
 
 SHAPES = [
     # b, heads, groups, s, head, value head
@@ -27,6 +28,7 @@ SHAPES = [
     (1, 4, 4, BLOCK + 1, 24, 16),
 ]
 SCALE = 0.2
+SELECTIVE = {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
 
 
 def operands(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -96,6 +98,7 @@ def test_keeps_as_many_scores_as_the_plan_says() -> None:
         {"seq_length": LONGEST + 2, "max_position_embeddings": 2 * LONGEST},
         {"fp16": True},
         {"attention_dropout": 0.1},
+        SELECTIVE,
         {"nproc_per_node": 2, "context_parallel_size": 2},
     ],
     ids=str,
@@ -106,9 +109,8 @@ def test_the_plan_counts_no_scores_where_none_are_kept(changes: dict[str, Any]) 
 
 
 def test_selective_recomputation_drops_them_from_the_plan() -> None:
-    selective = {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
     kept = tiny().micro_batch_size * tiny().num_attention_heads * kept_scores(tiny()) * 4
-    (all_kept,), (dropped,) = activations(tiny()), activations(tiny(**selective))
+    (all_kept,), (dropped,) = activations(tiny()), activations(tiny(**SELECTIVE))
     assert all_kept.saved - dropped.saved > tiny().num_layers * kept
 
 
@@ -118,39 +120,46 @@ def served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
 
 
+@pytest.mark.filterwarnings("ignore:If you are using transformer_engine:UserWarning")
 @pytest.mark.usefixtures("single_rank", "served")
 @pytest.mark.parametrize(
-    ("changes", "blocks_used"),
+    ("changes", "blocks"),
     [
-        ({}, 1),
-        ({"keep": False}, 0),
-        ({"dropout": 0.5}, 0),
-        ({"dtype": torch.float16}, 0),
-        ({"s": LONGEST + 1}, 0),
+        ({}, True),
+        (SELECTIVE, False),
+        ({"dropout": 0.5}, False),
+        ({"dtype": torch.float16}, False),
+        ({"positions": LONGEST + 1}, False),
     ],
     ids=str,
 )
-def test_who_serves(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], blocks_used: int
-) -> None:
+def test_who_serves(changes: dict[str, Any], blocks: bool) -> None:
+    like = torch.zeros(1, dtype=changes.get("dtype", torch.float32))
+    config = model_config(tiny(**{k: v for k, v in changes.items() if k.startswith("recompute")}))
+    positions, dropout = changes.get("positions", LONGEST), changes.get("dropout", 0.0)
+    assert in_blocks(config, like, positions, dropout) is blocks
+
+
+@pytest.mark.usefixtures("single_rank")
+@pytest.mark.parametrize("blocks", [False, True])
+def test_the_model_takes_the_chosen_one(monkeypatch: pytest.MonkeyPatch, blocks: bool) -> None:
     calls = []
     true = attention_blocks.block_attention
     monkeypatch.setattr(
         attention.attention_blocks, "block_attention", lambda *a: calls.append(1) or true(*a)
     )
-    dtype, s = changes.pop("dtype", torch.float32), changes.pop("s", 40)
-    q, k, v, _ = operands((1, 2, 2, s, 4, 4), dtype)
-    out = causal_attention(q, k, v, **changes)
-    assert out.shape == (s, 1, 2, 4)
-    assert len(calls) == blocks_used
+    q, k, v, _ = operands((1, 2, 2, 40, 4, 4), torch.float32)
+    fused = F.scaled_dot_product_attention(q, k, v, is_causal=True).permute(2, 0, 1, 3)
+    torch.testing.assert_close(causal_attention(q, k, v, blocks=blocks), fused)
+    assert len(calls) == blocks
 
 
 def test_with_amx_torchs_own_kernel_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    q = torch.zeros(1, 1, 8, 4)
+    like = torch.zeros(1)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert attention_blocks.serves(q)
+    assert attention_blocks.serves(like, 8)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert not attention_blocks.serves(q)
+    assert not attention_blocks.serves(like, 8)
 
 
 def test_a_recorder_of_gemms_sees_none_of_its_products() -> None:

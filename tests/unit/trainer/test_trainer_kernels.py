@@ -91,7 +91,7 @@ def reference_rotation(mixed: Tensor, angles: Tensor, queries: int) -> tuple[Ten
 
 
 def reference_latent_heads(
-    queries: Tensor, keys_values: Tensor, rotary_key: Tensor, angles: Tensor, plain: int
+    queries: Tensor, keys_values: Tensor, rotary_key: Tensor, angles: Tensor, plain: int, pad: bool
 ) -> tuple[Tensor, ...]:
     """Each pair (2i, 2i + 1) turned by its angle; real parts first, then imaginary ones."""
 
@@ -106,7 +106,7 @@ def reference_latent_heads(
     parts = (
         torch.cat((queries[..., :plain], turn(queries[..., plain:])), -1),
         torch.cat((keys_values[..., :plain], key), -1),
-        F.pad(value, (0, queries.shape[-1] - value.shape[-1])),
+        F.pad(value, (0, queries.shape[-1] - value.shape[-1])) if pad else value,
     )
     return tuple(part.permute(1, 2, 0, 3) for part in parts)
 
@@ -144,12 +144,13 @@ def check_all(dtype: torch.dtype, tolerance: float) -> None:
     )
 
     cos, sin = angles_of(s, 4).cos().float(), angles_of(s, 4).sin().float()
-    compare(
-        lambda q, kv, k: latent_heads(q, kv, k, cos, sin, 6),
-        lambda q, kv, k: reference_latent_heads(q, kv, k, angles_of(s, 4), 6),
-        [torch.randn(s, b, *shape).to(dtype) for shape in ((3, 10), (3, 11), (4,))],
-        tolerance,
-    )
+    for pad in (True, False):
+        compare(
+            lambda q, kv, k, pad=pad: latent_heads(q, kv, k, cos, sin, 6, pad=pad),
+            lambda q, kv, k, pad=pad: reference_latent_heads(q, kv, k, angles_of(s, 4), 6, pad),
+            [torch.randn(s, b, *shape).to(dtype) for shape in ((3, 10), (3, 11), (4,))],
+            tolerance,
+        )
 
     labels = torch.randint(0, 33, (s * b,))
     compare(
