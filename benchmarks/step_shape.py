@@ -55,7 +55,8 @@ def settings(shape: dict[str, Any], **changes: Any) -> Any:
         from primus.config.load import load
 
         # Other trainers have no layers that predict further tokens.
-        here = {"hardware": shape["device"], "nproc_per_node": 1, "mtp_num_layers": None}
+        hardware = "cpu" if shape["device"] == "cpu" else "auto"
+        here = {"hardware": hardware, "nproc_per_node": 1, "mtp_num_layers": None}
         known = load(shape["experiment"], here | fixed | changes, root=ROOT, stages=())
         return StageSettings.of_key(identities(known.settings)["train"], shape["experiment"])
     return StageSettings.of("train", _defaults() | _llama(shape) | fixed | changes)
