@@ -48,7 +48,10 @@ STAGES: dict[str, list[str]] = {
     "report": ["train", "samples", "data", "tokenizer"],
     "preflight": [],
 }
-PEOPLE = {"checkpoint", "config", "explain", "import_config", "kubernetes", "plan", "status"}
+PEOPLE = {
+    *("checkpoint", "compare", "config", "explain", "import_config", "kubernetes", "plan"),
+    "status",
+}
 # What stages and Snakemake start; those that have a command line say what is wrong with it.
 STARTED = {
     *("agent", "node", "train_rank", "watched_rank", "preflight_node", "preflight_rank"),
@@ -123,6 +126,11 @@ def of_people() -> Iterator[Mistake]:
         ("status", "nosuch", 2, "there is no experiment"),
         ("status", "../x", 2, "there is no experiment"),
         ("status", "--watch x", 2, "--watch"),
+        ("compare", "", 2, "none is named"),
+        ("compare", "run", 2, "Fix: name another run"),
+        ("compare", "nosuch run", 2, "there is no such run"),
+        ("compare", "run bad", 2, "logged no iteration"),
+        ("compare", "run torn --output made.json", 2, "is to be the page"),
         ("import_config", "missing.yaml", 2, "there is no such file"),
         ("import_config", "damaged.json", 2, "not YAML"),
         ("config", "show nosuch", 2, "there is no experiment"),

@@ -1,0 +1,63 @@
+"""Runs side by side: settings, losses, throughput, environment, and what the noise lets one say.
+
+python -m primus.compare RUN RUN ... [--output compare.html] [--json]
+
+A RUN is a directory, its train.json, an experiment (its newest run), or experiment/key. The first
+one is what the others are held against. Nothing is written without --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from primus.errors import UserError, run_main
+
+EXAMPLE = """examples:
+  python -m primus.compare llama3_8B_tiny llama3_8B_tiny/0123456789ab
+  snakemake compare --config runs=llama3_8B_tiny,deepseek_v2_lite_tiny
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare, print, and write where asked."""
+    args = _parser().parse_args(argv)
+    if args.output is not None and args.output.suffix == ".json":
+        fix = f"write {args.output.with_suffix('.html')}; the JSON file goes beside it"
+        raise UserError(f"--output = {args.output}: is to be the page. Fix: {fix}")
+    from primus.reports.comparison.find import find_runs
+
+    found = find_runs(args.run)
+    from primus.reports.comparison import build, table
+
+    runs = build.read_runs(found)
+    comparison = build.compare(runs)
+    if args.output is not None:
+        build.write(comparison, runs, args.output)
+    if args.json:
+        head = {"kind": comparison.kind, "schema_version": comparison.schema_version}
+        print(json.dumps(head | comparison.model_dump(mode="json"), indent=2, sort_keys=True))
+        return
+    print("\n".join(table.lines(comparison)))
+    if args.output is not None:
+        print(f"\ncomparison: {args.output}", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m primus.compare",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", nargs="*", metavar="RUN", help="directory, train.json, experiment, experiment/key")
+    add("--output", type=Path, metavar="HTML", help="write a page, and a JSON file beside it")
+    add("--json", action="store_true", help="print as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""Runs side by side: which they are, what differs, and what the noise allows to say of it."""

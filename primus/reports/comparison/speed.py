@@ -1,0 +1,53 @@
+"""How much faster one run is than another, and whether its noise lets that be said."""
+
+from __future__ import annotations
+
+from primus.artifacts.comparison import Estimate, ThroughputDifference
+from primus.reports.comparison.read import Run
+from primus.reports.comparison.significance import MIN_ROWS, ratio_of_medians
+from primus.reports.formats import scaled
+
+
+def throughput_difference(run: Run, against: Run, confidence: float) -> ThroughputDifference:
+    """Tokens per second of `run` over those of `against`, both after their warm-up."""
+    new = [row.tokens_per_second for row in run.steady]
+    old = [row.tokens_per_second for row in against.steady]
+    ratio = ratio_of_medians(new, old, confidence)
+    return ThroughputDifference(
+        run=run.label,
+        against=against.label,
+        ratio=ratio,
+        words=" ".join([_words(run, against, ratio), *_caveats(run, against)]),
+    )
+
+
+def _words(run: Run, against: Run, ratio: Estimate | None) -> str:
+    if ratio is None:
+        counts = f"{len(run.steady)} and {len(against.steady)} rows after the warm-up"
+        return f"{counts}: too few to tell (at least {MIN_ROWS} each are needed)."
+    level = f"{100 * ratio.confidence:.4g} %"
+    bounds = f"{level} interval of the ratio: {ratio.low:.3f} to {ratio.high:.3f}"
+    if not ratio.significant:
+        return f"No difference of throughput can be told from the noise ({bounds})."
+    change = abs(ratio.value - 1)
+    how = "faster" if ratio.value > 1 else "slower"
+    return f"{run.label} is {100 * change:.2g} % {how} than {against.label} ({bounds})."
+
+
+def _caveats(run: Run, against: Run) -> list[str]:
+    """What else than the settings may be in the ratio."""
+    found = []
+    if run.devices != against.devices:
+        found.append(f"It has {run.devices} ranks, the other {against.devices}.")
+    if run.train and against.train:
+        own, other = run.train, against.train
+        if own.flops_per_token != other.flops_per_token:
+            found.append(
+                f"A token takes {scaled(own.flops_per_token, 'FLOP')} in it and "
+                f"{scaled(other.flops_per_token, 'FLOP')} in the other: compare TFLOP/s."
+            )
+        if own.environment.device != other.environment.device:
+            found.append("They ran on other devices.")
+    if run.attempts and against.attempts and run.attempts[-1].host != against.attempts[-1].host:
+        found.append("They ran on other hosts, and that is part of the ratio.")
+    return found
