@@ -20,6 +20,7 @@ include: "rules/train.smk"
 include: "rules/export.smk"
 include: "rules/report.smk"
 include: "rules/preflight.smk"
+include: "rules/compare.smk"
 
 
 for kind, experiment in TARGETS:

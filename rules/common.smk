@@ -12,8 +12,11 @@ sys.path.insert(0, os.getcwd())
 from primus import driver
 from primus.config import announce, cluster, paths, pipeline
 from primus.errors import PrimusError, fail
+from primus.reports.comparison import find
 
 driver.arrive(sys.argv[1:])
+# What is left of the configuration is of the experiments.
+COMPARISON = find.Asked(find.take(config, sys.argv[1:]))
 PIPELINE = pipeline.Pipeline(config)
 ANNOUNCER = announce.Announcer(sys.argv[1:])
 
@@ -37,6 +40,7 @@ container: "docker://python:3.11"
 wildcard_constraints:
     experiment=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     dataset=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+    comparison=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}",
     owner=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     stage=r"[a-z]+",
     key=r"[0-9a-f]{12}",

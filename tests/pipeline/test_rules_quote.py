@@ -20,10 +20,13 @@ import pytest
 import yaml
 from project import EXPERIMENT, REPOSITORY, Project
 
+from primus.artifacts.run import RunIdentity
 from primus.config.families import nearest
 from primus.config.families.config_json import content
 from primus.config.load import load
+from primus.reports.comparison.find import MOST
 from tests.hostile_values import PAYLOADS, accepted
+from tests.unit.damage import manifest
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -88,6 +91,16 @@ class Hostile:
             self.write(name, values)
             bare = {key: value for key, value in values.items() if "container" not in key}
             self.write(f"{name}_bare", bare | {"container.runtime": "none"})
+
+    def runs(self) -> list[str]:
+        """Directories of hostile names that look like runs, as far as a plan looks."""
+        names = [f"elsewhere/{payload}" for payload in NAMES.values() if is_file_name(payload)]
+        for name in names:
+            run = self.path / name
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "run.json").write_bytes(manifest(RunIdentity))
+            (run / "metrics.jsonl").write_text("{}\n")
+        return names
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         shutil.copy(self.project.file(), self.project.file(name))
@@ -165,12 +178,18 @@ def reached(jobs: list[dict[str, Any]]) -> set[str]:
 )
 @pytest.mark.parametrize("profile", [False, True], ids=["this machine", "slurm"])
 def test_every_rule_for_every_value(hostile: Hostile, profile: bool) -> None:
+    runs = hostile.runs()
     before = hostile.files()
     experiments = [*NAMES, *(f"{name}_bare" for name in NAMES)]
     targets = [f"{kind}_{name}" for name in experiments for kind in KINDS]
-    (found,) = hostile.planned([{"targets": targets, "config": {}, "profile": profile}])
+    compared = [runs[i : i + MOST] for i in range(0, len(runs), MOST)]
+    found, *comparisons = hostile.planned(
+        [{"targets": targets, "config": {}, "profile": profile}]
+        + [{"targets": ["compare"], "config": {"runs": few}, "profile": False} for few in compared]
+    )
     assert hostile.files() == before, "a dry run makes nothing"
-    jobs = found["jobs"]
+    jobs = found["jobs"] + [job for comparison in comparisons for job in comparison["jobs"]]
+    assert {w for job in jobs for w in job["expected"] if w.startswith("elsewhere/")} == set(runs)
     rules = {re.sub(r"^preflight_.*", "preflight", rule) for rule in found["rules"]}
     written = {
         match[1]
