@@ -140,6 +140,19 @@ def test_an_extent_of_which_snakemake_has_no_record(project: Project) -> None:
         shutil.move(project.path / "away", kept)
 
 
+def test_a_real_run_is_compared_with_a_copy_of_it(project: Project) -> None:
+    (run,) = (path.parent for path in project.path.glob("output/runs/*/*/train.json"))
+    shutil.copytree(run, project.path / "copy", ignore=shutil.ignore_patterns("report.*", "ch*"))
+    done = project.run("python", "-m", "primus.compare", EXPERIMENT, "copy", "--json")
+    shutil.rmtree(project.path / "copy")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["settings"], found["environment"]) == ([], [])
+    assert found["losses"][0]["equal_rows"] == 4
+    assert [one["report"] in ("passed", "warnings") for one in found["runs"]] == [True, False]
+    assert "frozen settings" not in " ".join(found["notes"]), "all of them are found, by their keys"
+
+
 def test_new_text_is_seen(project: Project) -> None:
     added = project.path / "corpus/added.txt"
     added.write_text("A new file.\n")

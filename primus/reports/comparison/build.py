@@ -77,17 +77,16 @@ def _notes(runs: Sequence[Run]) -> Iterator[str]:
         )
     if len({run.train.data_fingerprint for run in runs if run.train}) > 1:
         yield "They were trained and validated on different texts."
-    for run in runs:
-        if not run.settings.complete:
-            yield (
-                f"{run.label}: the frozen settings of the stages before its training are not "
-                "all there any more; of those only what is known is compared."
-            )
-        if run.report is None:
-            yield (
-                f"{run.label}: there is no report of its files as they are, so its checkpoints and "
-                "data have not been verified."
-            )
+    if lost := [run.label for run in runs if not run.settings.complete]:
+        yield (
+            f"Not all frozen settings of the stages before the training are there any more of "
+            f"{', '.join(lost)}; only what is known is compared."
+        )
+    if unverified := [run.label for run in runs if run.report is None]:
+        yield (
+            f"There is no report of the files as they are now of {', '.join(unverified)}: "
+            "checkpoints and data have not been verified."
+        )
 
 
 def write(comparison: ComparisonManifest, runs: Sequence[Run], output: Path) -> None:

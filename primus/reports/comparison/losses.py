@@ -44,9 +44,15 @@ def loss_difference(run: Run, against: Run, confidence: float) -> LossDifference
     equal = len(pairs.new) if same and pairs.equal else 0
     mean = mean_of_differences(apart, confidence) if comparable and not equal else None
     if not comparable:
-        words = "Their tokenizers differ, so a loss per token is not the same thing in both."
+        words = (
+            f"{run.label} and {against.label}: their tokenizers differ, so a loss per token is not "
+            "the same thing in both."
+        )
     elif equal:
-        words = f"Training losses are bit for bit the same in all {equal:,} rows that both have."
+        words = (
+            f"{run.label} and {against.label}: training losses are bit for bit the same in all "
+            f"{equal:,} rows that both have."
+        )
     else:
         words = _words(run, against, mean, pairs.last, same)
     return LossDifference(
@@ -101,16 +107,16 @@ def _pairs(run: Run, against: Run) -> _Pairs:
 def _words(run: Run, against: Run, mean: Estimate | None, rows: int, same: bool) -> str:
     if mean is None:
         return (
-            f"Both have {rows} rows in the last quarter of their common tokens: too few to tell "
-            f"training losses apart (at least {MIN_ROWS} are needed)."
+            f"{run.label} and {against.label}: {rows} rows in the last quarter of their common "
+            f"tokens, too few to tell training losses apart (at least {MIN_ROWS} are needed)."
         )
     how = "on the same batches" if same else "on other batches"
     where = f"over the last quarter of their common tokens, {how}"
     bounds = f"{100 * mean.confidence:.4g} % interval: {mean.low:+.4f} to {mean.high:+.4f} nats"
     if not mean.significant:
         return (
-            "No difference of the training losses can be told from the noise "
-            f"{where} ({bounds}; {rows} rows)."
+            f"{run.label} and {against.label}: no difference of the training losses can be told "
+            f"from the noise {where} ({bounds}; {rows} rows)."
         )
     sign = "lower" if mean.value < 0 else "higher"
     return (

@@ -24,11 +24,17 @@ def throughput_difference(run: Run, against: Run, confidence: float) -> Throughp
 def _words(run: Run, against: Run, ratio: Estimate | None) -> str:
     if ratio is None:
         counts = f"{len(run.steady)} and {len(against.steady)} rows after the warm-up"
-        return f"{counts}: too few to tell (at least {MIN_ROWS} each are needed)."
+        return (
+            f"{run.label} and {against.label}: {counts}, too few to tell their throughput apart "
+            f"(at least {MIN_ROWS} each are needed)."
+        )
     level = f"{100 * ratio.confidence:.4g} %"
     bounds = f"{level} interval of the ratio: {ratio.low:.3f} to {ratio.high:.3f}"
     if not ratio.significant:
-        return f"No difference of throughput can be told from the noise ({bounds})."
+        return (
+            f"{run.label} and {against.label}: no difference of throughput can be told from the "
+            f"noise ({bounds})."
+        )
     change = abs(ratio.value - 1)
     how = "faster" if ratio.value > 1 else "slower"
     return f"{run.label} is {100 * change:.2g} % {how} than {against.label} ({bounds})."
@@ -38,13 +44,13 @@ def _caveats(run: Run, against: Run) -> list[str]:
     """What else than the settings may be in the ratio."""
     found = []
     if run.devices != against.devices:
-        found.append(f"It has {run.devices} ranks, the other {against.devices}.")
+        found.append(f"The first has {run.devices} ranks, the second {against.devices}.")
     if run.train and against.train:
         own, other = run.train, against.train
         if own.flops_per_token != other.flops_per_token:
             found.append(
-                f"A token takes {scaled(own.flops_per_token, 'FLOP')} in it and "
-                f"{scaled(other.flops_per_token, 'FLOP')} in the other: compare TFLOP/s."
+                f"A token takes {scaled(own.flops_per_token, 'FLOP')} in the first and "
+                f"{scaled(other.flops_per_token, 'FLOP')} in the second: compare TFLOP/s."
             )
         if own.environment.device != other.environment.device:
             found.append("They ran on other devices.")

@@ -22,10 +22,8 @@ def _lines(comparison: ComparisonManifest) -> Iterator[str]:
     rows = [[name, *values] for name, values in figures(comparison.runs)]
     yield from _table(["", *labels], rows)
     yield ""
-    said = [(one.run, one.words) for one in comparison.throughput]
-    said += [(one.run, one.words) for one in comparison.losses]
-    for run, words in said:
-        yield words if len(labels) == 2 else f"{run}: {words}"
+    yield from (one.words for one in comparison.throughput)
+    yield from (one.words for one in comparison.losses)
     yield from comparison.notes
     yield ""
     if comparison.settings:
