@@ -114,6 +114,13 @@ def test_a_mistake_is_one_line_with_its_fix(here: Path, mistake: str) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_the_directory_of_an_experiment_is_its_newest_run(here: Path) -> None:
+    run = write_compared(here)
+    other = write_compared(here, experiment=OTHER)
+    found = find_runs([f"output/runs/{EXPERIMENT}", f"output/runs/{OTHER}/"])
+    assert [one.directory.resolve() for one in found] == [run, other]
+
+
 def test_without_any_run_the_advice_is_to_train(here: Path) -> None:
     with pytest.raises(UserError, match="train one first"):
         find_runs(["a", "b"])
@@ -305,6 +312,26 @@ def test_where_rows_stand_at_other_tokens_the_curve_is_read_off(here: Path) -> N
     assert abs(found.mean.value) < 0.06
 
 
+def test_rows_that_hold_no_number_spoil_nothing(here: Path) -> None:
+    def odd(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        train = [row for row in rows if row["type"] == "train"]
+        train[60]["loss"] = float("nan")
+        train[70]["loss"] = None
+        train[80]["tokens_per_second"] = 0.0
+        return rows
+
+    first = write_compared(here, spec=plain(seed=1))
+    second = write_compared(here, values={"lr": 2e-3}, spec=plain(seed=1, edit_rows=odd))
+    main([str(first), str(second), "--output", "compare.html"])
+    found = ComparisonManifest.load("compare.json")
+    assert found.losses[0].equal_rows == 118
+    ratio = found.throughput[0].ratio
+    assert ratio is not None
+    assert ratio.value == pytest.approx(1, abs=0.01)
+    (check,) = found.runs[1].warnings
+    assert (check.name, check.detail) == ("Losses", "not a number at iteration 305")
+
+
 def test_losses_of_other_tokenizers_are_not_compared(here: Path) -> None:
     first = write_compared(here, spec=plain())
     second = write_compared(here, values={"lr": 2e-3}, spec=plain(seed=3))
@@ -477,7 +504,11 @@ def test_whatever_a_run_says_is_escaped(here: Path, capsys: pytest.CaptureFixtur
 
 def test_eight_runs_are_told_apart(here: Path) -> None:
     runs = [
-        write_compared(here, values={"lr": (i + 1) * 1e-3}, spec=plain(seed=i, tuning=False))
+        write_compared(
+            here,
+            values={"lr": (i + 1) * 1e-3},
+            spec=plain(seed=i, tuning=False, train_iters=100, save_interval=100),
+        )
         for i in range(8)
     ]
     main([*map(str, runs), "--output", "compare.html"])

@@ -85,7 +85,8 @@ def _directory(name: str, root: Path) -> Path:
                     "Fix: train it further (see python -m primus.status), or name another"
                 )
             return path
-    of_experiment = sorted(path.parent for path in (root / name).glob("*/run.json"))
+    above = dict.fromkeys((Path(name), root / name))
+    of_experiment = sorted(path.parent for place in above for path in place.glob("*/run.json"))
     trained = [path for path in of_experiment if _has_rows(path)]
     if trained:
         return max(trained, key=lambda path: (_last_start(path), path.name))
@@ -143,7 +144,9 @@ def _labels(identities: Sequence[RunIdentity], directories: Sequence[Path]) -> I
         elif runs[identity.experiment, identity.key] == 1:
             yield printable(f"{identity.experiment}/{identity.key}")
         else:
-            yield printable(str(directory))
+            # matplotlib leaves a label that begins with _ out of the legend.
+            path = printable(str(directory))
+            yield f"./{path}" if path.startswith("_") else path
 
 
 def printable(text: str) -> str:

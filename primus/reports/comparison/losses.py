@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,8 @@ def _samples_per_iteration(run: Run) -> float:
 
 
 def _with_loss(rows: Sequence[MetricsRow]) -> dict[int, float]:
-    return {row.consumed_tokens: row.loss for row in rows if row.loss is not None}
+    losses = ((row.consumed_tokens, row.loss) for row in rows if row.loss is not None)
+    return {tokens: loss for tokens, loss in losses if math.isfinite(loss)}
 
 
 def _pairs(run: Run, against: Run) -> _Pairs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from primus.artifacts.comparison import Estimate, ThroughputDifference
 from primus.reports.comparison.read import Run
 from primus.reports.comparison.significance import MIN_ROWS, ratio_of_medians
@@ -10,15 +12,19 @@ from primus.reports.formats import scaled
 
 def throughput_difference(run: Run, against: Run, confidence: float) -> ThroughputDifference:
     """Tokens per second of `run` over those of `against`, both after their warm-up."""
-    new = [row.tokens_per_second for row in run.steady]
-    old = [row.tokens_per_second for row in against.steady]
-    ratio = ratio_of_medians(new, old, confidence)
+    ratio = ratio_of_medians(_rates(run), _rates(against), confidence)
     return ThroughputDifference(
         run=run.label,
         against=against.label,
         ratio=ratio,
         words=" ".join([_words(run, against, ratio), *_caveats(run, against)]),
     )
+
+
+def _rates(run: Run) -> list[float]:
+    """Tokens per second of each row; what no clock can have measured is left out."""
+    rates = [row.tokens_per_second for row in run.steady]
+    return [rate for rate in rates if 0 < rate < math.inf]
 
 
 def _words(run: Run, against: Run, ratio: Estimate | None) -> str:
