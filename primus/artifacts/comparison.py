@@ -111,7 +111,8 @@ class LossDifference(_Part):
     """Training loss of a run minus that of the first one, at equal tokens; nats per token.
 
     Attributes:
-        mean: over the last quarter of the tokens that both have; null where it says nothing.
+        mean: over the last quarter of the tokens that both have, or of short runs over the last
+            rows; null where it says nothing.
         rows: that the mean is over.
         same_batches: both read the same samples in the same order.
         equal_rows: rows with bitwise the same loss, where all that both have are so; else 0.

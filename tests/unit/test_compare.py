@@ -348,7 +348,18 @@ def test_few_rows_are_too_few(here: Path) -> None:
     found = comparison(first, second)
     assert found.throughput[0].ratio is None
     assert "2 and 2 rows after the warm-up, too few to tell" in found.throughput[0].words
-    assert "too few to tell training losses apart" in found.losses[0].words
+    assert "4 rows at common tokens, too few to tell their training" in found.losses[0].words
+
+
+def test_a_short_run_is_compared_over_its_last_rows(here: Path) -> None:
+    short = {"train_iters": 120, "restart": False}
+    first = write_compared(here, spec=RunSpec(**short))
+    lower = RunSpec(**short, edit_rows=shifted(-0.02))
+    second = write_compared(here, values={"lr": 2e-3}, spec=lower)
+    (found,) = comparison(first, second).losses
+    assert found.mean is not None
+    assert (found.rows, found.mean.value) == (18, pytest.approx(-0.02))
+    assert "over the last rows that both have, on the same batches" in found.words
 
 
 def test_environments_differ_by_fact(here: Path) -> None:

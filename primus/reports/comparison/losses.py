@@ -22,12 +22,17 @@ class _Pairs:
     """Losses of both runs at the same tokens, in their order.
 
     Attributes:
-        last: how many of them are in the last quarter.
+        quarter: how many of them are in the last quarter of the common tokens.
     """
 
     new: list[float]
     old: list[float]
-    last: int
+    quarter: int
+
+    @property
+    def last(self) -> int:
+        """How many count: the last quarter, or of a short run so many as it takes to tell."""
+        return max(self.quarter, min(MIN_ROWS, len(self.new)))
 
     @property
     def equal(self) -> bool:
@@ -55,7 +60,7 @@ def loss_difference(run: Run, against: Run, confidence: float) -> LossDifference
             f"{equal:,} rows that both have."
         )
     else:
-        words = _words(run, against, mean, pairs.last, same)
+        words = _words(run, against, mean, pairs, same)
     return LossDifference(
         run=run.label,
         against=against.label,
@@ -93,7 +98,7 @@ def _pairs(run: Run, against: Run) -> _Pairs:
     """
     new, old = _with_loss(run.curve.train), _with_loss(against.curve.train)
     if not new or not old:
-        return _Pairs(new=[], old=[], last=0)
+        return _Pairs(new=[], old=[], quarter=0)
     both = sorted(new.keys() & old.keys())
     end = min(max(new), max(old))
     if 2 * len(both) >= sum(tokens <= end for tokens in new):
@@ -103,17 +108,19 @@ def _pairs(run: Run, against: Run) -> _Pairs:
         at = sorted(old)
         values = [float(v) for v in np.interp(both, at, [old[tokens] for tokens in at])]
     last = sum(tokens > (1 - LAST_SHARE) * end for tokens in both)
-    return _Pairs(new=[new[tokens] for tokens in both], old=values, last=last)
+    return _Pairs(new=[new[tokens] for tokens in both], old=values, quarter=last)
 
 
-def _words(run: Run, against: Run, mean: Estimate | None, rows: int, same: bool) -> str:
+def _words(run: Run, against: Run, mean: Estimate | None, pairs: _Pairs, same: bool) -> str:
+    rows = pairs.last
     if mean is None:
         return (
-            f"{run.label} and {against.label}: {rows} rows in the last quarter of their common "
-            f"tokens, too few to tell training losses apart (at least {MIN_ROWS} are needed)."
+            f"{run.label} and {against.label}: {rows} rows at common tokens, too few to tell "
+            f"their training losses apart (at least {MIN_ROWS} are needed)."
         )
     how = "on the same batches" if same else "on other batches"
-    where = f"over the last quarter of their common tokens, {how}"
+    part = "quarter of their common tokens" if rows == pairs.quarter else "rows that both have"
+    where = f"over the last {part}, {how}"
     bounds = f"{100 * mean.confidence:.4g} % interval: {mean.low:+.4f} to {mean.high:+.4f} nats"
     if not mean.significant:
         return (
