@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from primus.reports.comparison.find import Asked, find_runs, names_in, take
 from primus.reports.comparison.read import read_run, steady
 from primus.reports.comparison.settings import touched
 from primus.reports.curve import Curve
-from tests.unit.compared_runs import EXPERIMENT, edit, faster, write_compared
+from tests.unit.compared_runs import EXPERIMENT, REPOSITORY, edit, faster, write_compared
 from tests.unit.report_run import RunSpec
 
 OTHER = "llama2_7B_tiny"
@@ -543,6 +545,15 @@ def test_what_snakemake_is_told() -> None:
         names_in({"a": "b"})
     with pytest.raises(UserError, match="Fix: snakemake compare --config runs=a,b"):
         _ = Asked(None).name
+
+
+def test_what_every_start_of_snakemake_imports_is_light() -> None:
+    code = (
+        "import sys, primus.reports.comparison.find;"
+        "sys.exit(len({'torch', 'numpy', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_name_of_a_page_is_of_its_runs_and_their_order(here: Path) -> None:
