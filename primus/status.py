@@ -1,9 +1,10 @@
-"""How every run is, at a glance.
+"""How every run is, at a glance; of one experiment that is watched, how its stages are.
 
-python -m primus.status [--watch] [--json] [EXPERIMENT ...]
+python -m primus.status [--json] [--watch [SECONDS]] [EXPERIMENT ...] [--config KEY=VALUE ...]
 
-Reads output/runs and, where there is a SLURM, this user's jobs for this directory. Nothing is
-written.
+Reads output/ and, where there is a SLURM, this user's jobs for this directory. Nothing is
+written. `llama3_8B_tiny --watch` shows its stages, again and again until they have ended: the
+status is 0 where they are finished, otherwise that of what ended them.
 """
 
 from __future__ import annotations
@@ -13,59 +14,28 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from primus.artifacts.run import Attempt, MetricsRow, TrainManifest
-from primus.config.load import experiments
-from primus.config.paths import ARTIFACT
+from primus.config.arguments import add_config_argument, overrides
+from primus.config.load import experiments, load
 from primus.config.problems import did_you_mean, listed, show
-from primus.errors import ArtifactError, RunConflictError, UserError, run_main
-from primus.files import tail
+from primus.errors import PrimusError, UserError, run_main
+from primus.run_status import RUNS, RunStatus, other_jobs, statuses
 from primus.slurm import queue
-from primus.slurm.job import key_of
-from primus.slurm.queue import QueuedJob
-from primus.slurm.submit import DIRECTORY
-from primus.trainer.lease import writer_of
-from primus.trainer.run_directory import attempts
+from primus.slurm.queue import Place, QueuedJob
+from primus.stage_status import Look, Pipeline, look, verdict
+from primus.status_view import shown, shown_text
 
-RUNS = Path("output") / "runs"
-# Metrics rows are shorter; the last whole one lies in here.
-_TAIL_BYTES = 1 << 14
 _COLUMNS = ("run", "state", "iteration", "loss", "tokens/s", "ETA", "attempts", "updated", "where")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunStatus:
-    """One run.
-
-    Attributes:
-        state: finished, running, queued, starting, preempted, failed, stopped (ended without a
-            word), or new.
-        target: `train_iters` of the last attempt; None where no attempt has said.
-        seconds_left: from the last rate; None where nothing trains.
-        updated: seconds since the epoch of the last metrics row or attempt.
-        where: who writes, which job waits, or why the last attempt ended.
-    """
-
-    experiment: str
-    key: str
-    state: str
-    iteration: int
-    target: int | None
-    loss: float | None
-    tokens_per_second: float | None
-    seconds_left: float | None
-    attempts: int
-    updated: float | None
-    where: str
+# Between two questions for the place of a job in the queue: each reads the whole queue.
+_PLACE_SECONDS = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Print the table, or watch."""
     parser = argparse.ArgumentParser(
         prog="python -m primus.status",
         description=__doc__,
@@ -74,174 +44,112 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("experiment", nargs="*", help="only runs of these")
     parser.add_argument("--json", action="store_true", help="one JSON object per run or job")
     parser.add_argument(
-        "--watch", type=float, nargs="?", const=5.0, metavar="SECONDS", help="again and again"
+        "--watch", type=_seconds, nargs="?", const=5.0, metavar="SECONDS", help="again and again"
     )
+    add_config_argument(parser)
     args = parser.parse_args(argv)
-    _require_known(args.experiment)
-    while True:
-        jobs = _jobs()
-        found, others = statuses(args.experiment, jobs), other_jobs(args.experiment, jobs)
-        text = "\n".join(
-            [json.dumps(asdict(status)) for status in found]
-            + [json.dumps(asdict(job)) for job in others]
-            if args.json
-            else [*table(found), *_lines(others)]
-        )
-        if args.watch is not None and sys.stdout.isatty():
-            print("\033[2J\033[H", end="")
-        print(text, flush=True)
-        if args.watch is None:
-            return
-        time.sleep(args.watch)
+    configured = experiments()
+    _require_known(args.experiment, configured)
+    one = args.experiment[0] if len(args.experiment) == 1 else None
+    if one in configured and args.watch is not None and not args.json:
+        settings = load(one, overrides(args.config), stages=()).settings
+        watch(Pipeline.of(settings), args.watch)
+    elif args.config:
+        parser.error("--config: only with --watch and one experiment")
+    else:
+        _show_tables(args.experiment, args.watch, as_json=args.json)
 
 
-def _require_known(names: Sequence[str]) -> None:
+def _seconds(text: str) -> float:
+    found = float(text)
+    if not 0.1 <= found <= 86400:
+        raise argparse.ArgumentTypeError(f"{text}: between 0.1 and 86400 is wanted")
+    return found
+
+
+def watch(pipeline: Pipeline, seconds: float) -> None:
+    """Show the stages of an experiment until they have ended well.
+
+    Raises:
+        PrimusError: they ended otherwise; what ended them, with its exit status.
+    """
+    heading = f"{pipeline.experiment}/{pipeline.run.name}"
+    places = _Places()
+    with shown(heading) as show_look:
+        while True:
+            seen = look(pipeline, *_asked_jobs())
+            show_look(seen, places.of(seen))
+            end = verdict(seen)
+            if end is not None:
+                break
+            time.sleep(seconds)
+    if isinstance(end, PrimusError):
+        raise end
+
+
+class _Places:
+    """Places of jobs in the queue, asked for now and then."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Place] = {}
+        self._asked: dict[str, float] = {}
+
+    def of(self, seen: Look) -> Mapping[str, Place]:
+        """By the numbers of the jobs that wait."""
+        for number in {status.number for status in seen.stages if status.state == "queued"} - {""}:
+            if time.monotonic() - self._asked.get(number, -_PLACE_SECONDS) < _PLACE_SECONDS:
+                continue
+            self._asked[number] = time.monotonic()
+            try:
+                found = queue.place_of(number)
+            except queue.QueueError:
+                continue
+            if found is not None:
+                self._known[number] = found
+        return self._known
+
+
+def _show_tables(names: Sequence[str], seconds: float | None, *, as_json: bool) -> None:
+    with shown_text(again=seconds is not None and not as_json) as show_text:
+        while True:
+            show_text(_text(names, as_json=as_json))
+            if seconds is None:
+                return
+            time.sleep(seconds)
+
+
+def _text(names: Sequence[str], *, as_json: bool) -> list[str]:
+    jobs = _jobs()
+    found, others = statuses(names, jobs), other_jobs(names, jobs)
+    if as_json:
+        return [*(json.dumps(asdict(r)) for r in found), *(json.dumps(asdict(j)) for j in others)]
+    return [*table(found), *_lines(others)]
+
+
+def _require_known(names: Sequence[str], configured: Sequence[str]) -> None:
     """Raises a UserError for a name that is neither configured here nor has a run."""
-    known = {*experiments(), *(path.name for path in RUNS.glob("*"))}
+    known = {*configured, *(path.name for path in RUNS.glob("*"))}
     for name in names:
         if name not in known:
             fix = did_you_mean(name, known) or f"known: {listed(known)}"
             raise UserError(f"configs: there is no experiment {show(name)}. Fix: {fix}")
 
 
-def statuses(
-    experiments: Sequence[str] = (), jobs: Sequence[QueuedJob] = (), root: Path = RUNS
-) -> list[RunStatus]:
-    """Every run below `root`, the newest first.
-
-    Args:
-        experiments: only these; empty: all.
-        jobs: of this user that wait or run.
-    """
-    found = [
-        status_of(directory, jobs)
-        for directory in root.glob("*/*")
-        if directory.is_dir() and (not experiments or directory.parent.name in experiments)
-    ]
-    return sorted(found, key=lambda run: -(run.updated or 0.0))
-
-
-def other_jobs(
-    experiments: Sequence[str], jobs: Sequence[QueuedJob], root: Path = RUNS
-) -> list[QueuedJob]:
-    """Those of `jobs` that work for this directory and train no run that is there.
-
-    Args:
-        experiments: leave out what belongs to others; empty: all.
-    """
-    trains = {_train_key(directory) for directory in root.glob("*/*")}
-    return [
-        job
-        for job in jobs
-        if job.key not in trains
-        and any(DIRECTORY.glob(f"{job.key}.*"))
-        # A group's name holds no experiment.
-        and (not experiments or _owner(job) in (*experiments, ""))
-    ]
-
-
-def _owner(job: QueuedJob) -> str:
-    return job.name.partition(".")[2]
-
-
-def _train_key(directory: Path) -> str:
-    made = ARTIFACT["train"].format(experiment=directory.parent.name, key=directory.name)
-    return key_of("train", [made])
-
-
-def status_of(directory: Path, jobs: Sequence[QueuedJob] = ()) -> RunStatus:
-    """One run.
-
-    Args:
-        jobs: of this user that wait or run.
-    """
-    tried = attempts(directory)
-    last = tried[-1] if tried else None
-    row = _last_row(directory / "metrics.jsonl")
-    iteration = row.iteration if row is not None else 0
-    target = _target(directory, last)
-    state, where = _state(directory, last, jobs, target)
-    left = None
-    if state == "running" and row is not None and target is not None:
-        left = (target - iteration) * row.seconds_per_iteration
-    times = [row.time] if row is not None else []
-    times += [last.finished or last.started] if last is not None else []
-    return RunStatus(
-        experiment=directory.parent.name,
-        key=directory.name,
-        state=state,
-        iteration=iteration,
-        target=target,
-        loss=row.loss if row is not None else None,
-        tokens_per_second=row.tokens_per_second if row is not None else None,
-        seconds_left=left,
-        attempts=len(tried),
-        updated=max(times, default=None),
-        where=where,
-    )
-
-
-def _state(
-    directory: Path, last: Attempt | None, jobs: Sequence[QueuedJob], target: int | None
-) -> tuple[str, str]:
-    try:
-        writer = writer_of(directory)
-    except RunConflictError as error:
-        return "stopped", str(error)
-    if writer is not None:
-        return "running", writer
-    key = _train_key(directory)
-    job = next((job for job in jobs if job.key == key), None)
-    if job is not None:
-        return ("queued" if job.state == "PENDING" else "starting"), f"{job} {job.where}".rstrip()
-    if _finished(directory / "train.json", target):
-        return "finished", ""
-    if last is None:
-        return "new", ""
-    if last.status in ("preempted", "failed"):
-        return last.status, last.reason
-    return "stopped", "" if last.status == "completed" else "the last attempt ended without a word"
-
-
-def _finished(path: Path, target: int | None) -> bool:
-    try:
-        return path.exists() and TrainManifest.load(path).iteration >= (target or 0)
-    except ArtifactError:
-        return False
-
-
-def _target(directory: Path, last: Attempt | None) -> int | None:
-    if last is None:
-        return None
-    about = directory / "attempts" / f"{last.number:03d}" / "about.json"
-    try:
-        return int(json.loads(about.read_text(encoding="utf-8"))["settings"]["train_iters"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _last_row(path: Path) -> MetricsRow | None:
-    """The last whole row of training; a torn one at the end is being written."""
-    try:
-        lines = tail(path, _TAIL_BYTES).splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            return MetricsRow.model_validate_json(line)
-        except ValueError:
-            continue
-    return None
-
-
 def _jobs() -> list[QueuedJob]:
+    found, remark = _asked_jobs()
+    if remark:
+        print(remark, file=sys.stderr)
+    return found or []
+
+
+def _asked_jobs() -> tuple[list[QueuedJob] | None, str]:
+    """This user's jobs, None where nobody can be asked, and why where there should be somebody."""
     if shutil.which("squeue") is None:
-        return []
+        return None, ""
     try:
-        return queue.mine()
+        return queue.mine(), ""
     except queue.QueueError as error:
-        print(f"jobs are not shown: {error}", file=sys.stderr)
-        return []
+        return None, f"jobs are not shown: {error}"
 
 
 def _lines(jobs: Sequence[QueuedJob]) -> list[str]:

@@ -8,14 +8,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from primus.artifacts.standing import standing
 from primus.errors import FileSystemError, UnavailableError
-from primus.files import require_writable
+from primus.files import parse_json, require_writable, tail
+
+_TAIL_BYTES = 1 << 12
 
 
 @contextmanager
 def stage_time(stage: str, output: Path | str) -> Iterator[None]:
     """Append one line to `<output>.times.jsonl` when the body ends, also when it fails.
+
+    While it runs, `<output>.running.json` says so, see `primus.artifacts.standing`.
 
     Raises:
         FileSystemError: the output could not be written; the body is not begun.
@@ -27,7 +33,8 @@ def stage_time(stage: str, output: Path | str) -> Iterator[None]:
     started = time.time()
     succeeded = False
     try:
-        yield
+        with standing(stage, output):
+            yield
         succeeded = True
     finally:
         path = times_path(output)
@@ -41,6 +48,22 @@ def stage_time(stage: str, output: Path | str) -> Iterator[None]:
         }
         with open(path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def last_time(output: Path | str) -> dict[str, Any] | None:
+    """The last whole line of `<output>.times.jsonl`; None where there is none."""
+    try:
+        lines = tail(times_path(output), _TAIL_BYTES).splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            found = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and isinstance(found.get("succeeded"), bool):
+            return found
+    return None
 
 
 def times_path(output: Path | str) -> Path:

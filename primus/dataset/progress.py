@@ -1,4 +1,4 @@
-"""How far a long stage is: a bar on a terminal, otherwise a plain line now and then."""
+"""How far a long stage is: a bar on a terminal, otherwise a plain line now and then; and a note."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 from tqdm import tqdm
+
+from primus.artifacts import standing
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -32,6 +34,7 @@ class Progress:
     def update(self, done_bytes: int, tokens: int) -> None:
         """Say that `done_bytes` of the input are read and `tokens` made, both in all."""
         self._tokens = tokens
+        standing.say(done_bytes, self._total or None, "bytes")
         if self._bar is not None:
             self._bar.set_postfix_str(f"{tokens:,} tokens", refresh=False)
             self._bar.update(done_bytes - self._done)

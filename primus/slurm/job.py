@@ -164,6 +164,19 @@ class Job:
         return options + _words(self.resources.get("slurm_extra"))
 
 
+def made_by(script: Path) -> tuple[frozenset[str], bool]:
+    """What the job of a script that Snakemake wrote makes, and whether it is a group of jobs.
+
+    Of a group it is only what no member of it reads. Nothing where the script cannot be read.
+    """
+    try:
+        found = _PROPERTIES.search(script.read_text(encoding="utf-8"))
+        content = parse_json(found[1]) if found else {}
+        return frozenset(map(str, content.get("output") or ())), content.get("type") == "group"
+    except (OSError, ValueError, TypeError, AttributeError):
+        return frozenset(), False
+
+
 def _words(resource: Any) -> list[str]:
     try:
         return shlex.split(str(resource or ""))

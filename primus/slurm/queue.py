@@ -94,6 +94,39 @@ def mine(seconds: float = _SECONDS) -> list[QueuedJob]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a job stands among those that wait for the same partitions, as far as it is shown.
+
+    Attributes:
+        place: from 1, by priority. waiting: how many wait.
+        start: when SLURM expects it to start, as SLURM writes it; empty where it does not say.
+    """
+
+    place: int
+    waiting: int
+    start: str
+
+
+def place_of(number: str, seconds: float = _SECONDS) -> Place | None:
+    """How far a job that waits has come; None where it does not wait any more.
+
+    Raises:
+        QueueError: the cluster does not answer.
+    """
+    own = ask(["squeue", "--noheader", f"--jobs={number}", "--format=%T|%P|%S"], seconds)
+    fields = [_fields(line, 3, "[A-Z]") for line in own.splitlines()[:1]]
+    if not fields or fields[0][0] != "PENDING":
+        return None
+    (_, partition, start) = fields[0]
+    command = ["squeue", "--noheader", "--states=PENDING", f"--partition={partition}"]
+    lines = ask([*command, "--sort=-p,i", "--format=%i"], seconds).split()
+    if number not in lines:
+        return None
+    start = start if re.match("[0-9]{4}-", start) else ""
+    return Place(place=lines.index(number) + 1, waiting=len(lines), start=start)
+
+
 def state_of(job: str) -> JobState | None:
     """How a job is; None where neither the controller nor the accounting knows its end.
 

@@ -45,6 +45,7 @@ from primus.huggingface.directory import ModelDirectory
 from primus.reports.headline import compute_headline
 from primus.reports.inputs import Paths, read_inputs
 from primus.reports.integrity import judge
+from primus.run_status import statuses
 from primus.slurm.job import Job
 from primus.trainer import checkpoint_directory, lease, outcome, run_directory
 
@@ -149,7 +150,7 @@ def read_checkpoints(path: Path) -> object:
 
 def read_about(path: Path) -> object:
     """`python -m primus.status`."""
-    return status.table(status.statuses([], []))
+    return status.table(statuses([], []))
 
 
 def read_archive(path: Path) -> object:
@@ -278,7 +279,7 @@ def read_run(paths: Paths) -> None:
     judge(inputs, compute_headline(inputs), 0.0)
     run_directory.attempts(paths.train.parent)
     outcome.read_metrics(paths.train.parent)
-    status.statuses([], [])
+    statuses([], [])
 
 
 @pytest.mark.parametrize("name", RUN_FILES)

@@ -11,11 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from primus import status
+from primus import run_status, status
 from primus.artifacts.run import Attempt, MetricsRow
+from primus.run_status import RunStatus, other_jobs, status_of, statuses
 from primus.slurm.job import key_of
 from primus.slurm.queue import QueuedJob
-from primus.status import RunStatus, status_of, statuses, table
+from primus.status import table
 
 KEY = "0123456789ab"
 
@@ -145,11 +146,11 @@ def test_jobs_that_train_no_run_are_shown_where_they_work_for_this_directory(run
     train = job("train.mine", "RUNNING", key_of("train", [f"output/runs/mine/{KEY}/train.json"]))
     text, tune = job("text", "PENDING", "a"), job("tune.other", "RUNNING", "b")
     elsewhere = job("tune.mine", "RUNNING", "c")
-    status.DIRECTORY.mkdir(parents=True)
+    run_status.DIRECTORY.mkdir(parents=True)
     for key in ("a", "b", train.key):
-        (status.DIRECTORY / f"{key}.-.sh").touch()
-    assert status.other_jobs([], [train, text, tune, elsewhere]) == [text, tune]
-    assert status.other_jobs(["mine"], [text, tune]) == [text]
+        (run_status.DIRECTORY / f"{key}.-.sh").touch()
+    assert other_jobs([], [train, text, tune, elsewhere]) == [text, tune]
+    assert other_jobs(["mine"], [text, tune]) == [text]
 
 
 def test_runs_of_one_experiment_newest_first(run: Path) -> None:
