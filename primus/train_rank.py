@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -86,7 +87,7 @@ def _train(
         try:
             patience = settings.lease_timeout_seconds
             held = stack.enter_context(lease(args.run_directory, patience)) if leader else None
-            _attempt(settings, args, device, record, held, reporter)
+            ended = _attempt(settings, args, device, record, held, reporter)
         except PrimusError as error:
             record.end("failed", hide(str(error)), mendable=isinstance(error, UserError))
             raise
@@ -98,6 +99,11 @@ def _train(
             raise lack from error
     reporter.close()
     torch.distributed.destroy_process_group()
+    if not ended:
+        # What a tracker has left for the end of the process may wait for its network for ever.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _import_all(settings: StageSettings) -> Any:
@@ -195,7 +201,8 @@ def _attempt(
     record: _AttemptRecord,
     held: Lease | None,
     reporter: Reporter,
-) -> None:
+) -> bool:
+    """Train, and say how it ended; False where a tracker has not come to its end."""
     from torch import distributed
 
     from primus import train_setup
@@ -220,6 +227,8 @@ def _attempt(
     elif args.weights is not None and resumed is None:
         train_setup.load_start_weights(settings, state, args.weights)
     record.begin(state.iteration, resumed)
+    if run.metrics is not None:
+        run.metrics.begin(state.iteration)
     if distributed.get_rank() == 0 and resumed:
         print(f"resuming from {resumed}", flush=True)
     loop = Loop(run, state)
@@ -237,6 +246,7 @@ def _attempt(
         for line in summary(tuned.rows, use) if tuned is not None and use is not None else ():
             print(line, flush=True)
     record.end(outcome, "" if outcome == "completed" else "stopped by a signal, state saved")
+    return run.metrics is None or run.metrics.wait()
 
 
 def _result(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
 
+import primus.trainer.trackers.tensorboard  # noqa: F401 - before ranks are forked
 from primus.artifacts.run import TunedUse
 from primus.artifacts.tokens import SamplesManifest
 from primus.config.flops import flops_per_token
@@ -32,6 +33,7 @@ from primus.trainer.metrics import Metrics
 from primus.trainer.model import model_config, params_dtype
 from primus.trainer.optimizer import build_optimizer, build_scheduler
 from primus.trainer.start_weights import load_weights
+from primus.trainer.trackers import TrackedRun, Trackers
 
 if TYPE_CHECKING:
     MicroBatches = Iterator[dict[str, Tensor]]
@@ -75,11 +77,26 @@ def prepare(
         flops_per_token=flops_per_token(settings),
         peak_tflops=_peak(settings, tuned, device),
         about=about,
-        metrics=Metrics(args.run_directory, train_iters=settings.train_iters) if leader else None,
+        metrics=_metrics(settings, args, about) if leader else None,
         stop_requested=stop_requested,
         after_first_iteration=lambda: _require_tuned(settings, applied),
     )
     return run, state
+
+
+def _metrics(
+    settings: StageSettings, args: argparse.Namespace, about: Mapping[str, Any]
+) -> Metrics:
+    tracked = TrackedRun(
+        directory=args.run_directory,
+        experiment=settings.experiment,
+        key=settings.key,
+        attempt=args.attempt,
+        settings=settings,
+        values=about["settings"],
+    )
+    trackers = Trackers(tracked)
+    return Metrics(args.run_directory, train_iters=settings.train_iters, trackers=trackers)
 
 
 def _require_tuned(settings: StageSettings, applied: Applied | None) -> None:

@@ -10,7 +10,7 @@ Layout of `output/runs/<experiment>/<key>/`:
     tuned.verified.json  TunedVerification, where the library itself counts nothing
     checkpoints/iter_0000100/{manifest.json, …}
     attempts/001/     attempt.json (Attempt), rank logs
-    tensorboard/
+    tensorboard/, wandb/, mlflow/   what trackers keep, where they are asked for
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from primus.config.schema.latent_attention import LatentAttention
 from primus.config.schema.parallel import Parallel
 from primus.config.schema.precision import Precision
 from primus.config.schema.settings import Settings
+from primus.config.schema.tracking import Tracking
 from primus.config.schema.training import Training
 from primus.config.schema.tuning import Factor
 
@@ -29,6 +30,7 @@ _SECTIONS: tuple[tuple[str, type[Keys]], ...] = (
     ("Parallel layout", Parallel),
     ("Data and tokenizer", Data),
     ("Training", Training),
+    ("Trackers", Tracking),
     ("Precision", Precision),
 )
 _WORDS: dict[Any, str] = {

@@ -30,8 +30,8 @@ def _words(text: str) -> list[str]:
 
 RENAMED = {"layernorm_epsilon": "norm_epsilon"}
 
-# Keys of this project that are not Megatron's: of that name in a file of Primus they mean
-# something else, or nothing.
+# Keys of this project that are not Megatron's, or ask for more here than there: of that name in a
+# file of Primus they mean something else, or nothing. There a project does not switch W&B on.
 OWN_NAMES = frozenset(
     _words("""
     append_eod container data_version dataset device_memory_gib env gemm_backend gemm_tuning slurm
@@ -39,7 +39,9 @@ OWN_NAMES = frozenset(
     lease_timeout_seconds load_checkpoint load_hf max_bad_lines model start_timeout_minutes
     moe_router_group_score
     nodes nproc_per_node peak_tflops platform preflight published_parameters recipe threads_per_rank
-    tokenizer_data_path tokenizer_vocab_size workers""")
+    tokenizer_data_path tokenizer_vocab_size workers
+    tensorboard tensorboard_dir wandb_project wandb_entity wandb_exp_name
+    mlflow_experiment_name mlflow_run_name""")
 )
 
 # What primus/configs/modules/megatron/pre_trainer.yaml, and the files that it extends, hold for

@@ -1,29 +1,38 @@
-"""What a run reports while it trains: metrics.jsonl, TensorBoard, and the line for people."""
+"""What a run reports while it trains: metrics.jsonl, the trackers, and the line for people."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from primus.artifacts.run import MetricsRow, Row, ValidationRow, WatchRow
+from primus.trainer.trackers import Trackers
 
 
 class Metrics:
     """Appends rows and never rewrites one: what an interrupted attempt logged stays."""
 
-    def __init__(self, run_directory: Path, *, train_iters: int) -> None:
+    def __init__(
+        self, run_directory: Path, *, train_iters: int, trackers: Trackers | None = None
+    ) -> None:
         self._path = run_directory / "metrics.jsonl"
         self._train_iters = train_iters
+        self._trackers, self._last = trackers, 0
         _end_torn_line(self._path)
         self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(run_directory / "tensorboard"))
+
+    def begin(self, iteration: int) -> None:
+        """The attempt goes on after `iteration`; before it no tracker is told anything."""
+        self._last = iteration
+        if self._trackers is not None:
+            self._trackers.begin(iteration)
 
     def train(self, row: MetricsRow) -> None:
         """Record an iteration and print the live line."""
         self._append(row)
+        self._last = row.iteration
         scalars = {"loss": row.loss, "learning-rate": row.lr, "grad-norm": row.grad_norm}
         further = {f"mtp-{n}-loss": loss for n, loss in enumerate(row.mtp_losses, start=1)}
         speeds = {
@@ -31,16 +40,21 @@ class Metrics:
             "tflops-per-second": row.tflops_per_second,
             "peak-share": row.peak_share,
         }
-        for name, value in (scalars | further | speeds).items():
-            if value is not None:
-                self._board.add_scalar(f"train/{name}", value, row.iteration, row.time)
+        self._track("train", scalars | further | speeds, row)
         print(live_line(row, self._train_iters), flush=True)
 
     def valid(self, row: ValidationRow) -> None:
         """Record a validation and print it."""
         self._append(row)
-        self._board.add_scalar("valid/loss", row.loss, row.iteration, row.time)
+        self._track("valid", {"loss": row.loss}, row)
         print(f"iteration {row.iteration:>8} | validation loss {row.loss:.4f}", flush=True)
+
+    def _track(
+        self, kind: str, values: Mapping[str, float | None], row: MetricsRow | ValidationRow
+    ) -> None:
+        if self._trackers is not None:
+            known = {name: value for name, value in values.items() if value is not None}
+            self._trackers.log(kind, known, row.iteration, row.time)
 
     def watch(self, row: WatchRow) -> None:
         """Record what a person should see; the log has it already."""
@@ -52,9 +66,14 @@ class Metrics:
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close; the trackers are told that the attempt is over."""
         self._stream.close()
-        self._board.close()
+        if self._trackers is not None:
+            self._trackers.end(finished=self._last >= self._train_iters)
+
+    def wait(self) -> bool:
+        """For the trackers, a minute at most; whether all of them have ended."""
+        return self._trackers is None or self._trackers.wait()
 
 
 def _end_torn_line(path: Path) -> None:

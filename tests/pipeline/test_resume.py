@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import psutil
 import pytest
 from reported import checks_of
-from trainer_run import Bench, Run
+from trainer_run import REPOSITORY, Bench, Run
 
 from primus.errors import ArtifactError
 from primus.trainer.checkpoint_directory import verify
@@ -127,6 +128,32 @@ def test_raising_train_iters_goes_on(bench: Bench, undisturbed: Run) -> None:
     assert "resuming from iter_0000020" in longer.finish()
     assert longer.curve() == undisturbed.curve()
     assert longer.manifest().iteration == LAST
+
+
+# Stands in for wandb: it waits for ever when it is asked for a run, and again when Python ends.
+STUCK = """
+import atexit, threading
+from primus.trainer import trackers
+trackers._CLOSE_SECONDS = 1.0
+atexit.register(threading.Event().wait)
+Settings = dict
+def init(**given):
+    threading.Event().wait()
+"""
+
+
+def test_trackers_that_hang_or_fail_change_nothing(
+    bench: Bench, undisturbed: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "wandb.py").write_text(STUCK)
+    (tmp_path / "mlflow.py").write_text("raise OSError('broken')\n")
+    run = bench.run("tracked", train_iters=12, wandb_project="x", mlflow_experiment_name="y")
+    run.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    output = run.finish()
+    assert output.count("wandb: it has not ended for 1 s. Training goes on without it") == 1
+    assert output.count("mlflow: OSError: broken. Training goes on without it") == 1
+    assert run.attempt().status == "completed"
+    assert run.curve() == {n: row for n, row in undisturbed.curve().items() if n <= 12}
 
 
 @pytest.mark.fault(

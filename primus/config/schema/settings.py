@@ -12,12 +12,13 @@ from primus.config.schema.latent_attention import LatentAttention
 from primus.config.schema.parallel import Parallel
 from primus.config.schema.precision import Precision
 from primus.config.schema.preflight import Preflight
+from primus.config.schema.tracking import Tracking
 from primus.config.schema.training import Training
 from primus.config.schema.tuning import GemmTuning
 
 
 class Settings(
-    Training, Precision, Parallel, Data, Hardware, Experts, LatentAttention, Architecture
+    Training, Tracking, Precision, Parallel, Data, Hardware, Experts, LatentAttention, Architecture
 ):
     """A resolved experiment: every key has its value.
 
