@@ -26,6 +26,7 @@ from primus.errors import PrimusError, UserError, run_main
 from primus.run_status import RUNS, RunStatus, other_jobs, statuses
 from primus.slurm import queue
 from primus.slurm.queue import Place, QueuedJob
+from primus.slurm.submit import DIRECTORY
 from primus.stage_status import Look, Pipeline, look, verdict
 from primus.status_view import shown, shown_text
 
@@ -144,6 +145,9 @@ def _jobs() -> list[QueuedJob]:
 
 def _asked_jobs() -> tuple[list[QueuedJob] | None, str]:
     """This user's jobs, None where nobody can be asked, and why where there should be somebody."""
+    if not DIRECTORY.is_dir():
+        # No job was ever submitted here; a squeue without a cluster must not matter.
+        return [], ""
     if shutil.which("squeue") is None:
         return None, ""
     try:

@@ -43,13 +43,18 @@ def planned() -> Pipeline:
     return Pipeline.of(load(EXPERIMENT, values, root=ROOT, stages=()).settings)
 
 
+def _no_answer(*_: object) -> str:
+    raise queue.QueueError("no answer")
+
+
 @pytest.fixture
 def pipeline(
     planned: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Pipeline]:
     """The stages of an experiment, in a directory where nothing has been made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(status, "_asked_jobs", lambda: ([], ""))
+    monkeypatch.setattr(queue, "ask", _no_answer)
+    monkeypatch.setattr(status.shutil, "which", lambda _: "squeue")
     yield planned
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -178,7 +183,10 @@ def test_a_queue_that_does_not_answer_ends_nothing(
 ) -> None:
     attempt(run_of(pipeline), 1, status="preempted", reason="saved", finished=300.0)
     assert verdict(look(pipeline, None)) is not None
-    now = look(pipeline, None, "jobs are not shown: no answer")
+    assert status._asked_jobs() == ([], ""), "no job was ever submitted here"
+    run_status.DIRECTORY.mkdir(parents=True)
+    now = look(pipeline, *status._asked_jobs())
+    assert now.remark == "jobs are not shown: no answer"
     assert verdict(now) is None
     with shown("mine") as show:
         show(now, {})
