@@ -25,6 +25,7 @@ from primus.launch import end_with_parent
 from primus.quick_imports import quick_imports
 from primus.ranks.parent import agent_is_gone
 from primus.ranks.progress import Reporter, give_stacks_when_asked
+from primus.ranks.screen import on_screen
 from primus.trainer.files_seen import wait_for_files
 from primus.trainer.lease import Lease, lease
 from primus.trainer.memory import lacks_memory, out_of_memory
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # The launcher, on another node perhaps, has just written some of these.
     wait_for_files([args.settings, args.samples, args.about, args.tuned, args.weights])
     settings = load_settings(args, "train")
-    _train(settings, args, started, reporter)
+    with on_screen():
+        _train(settings, args, started, reporter)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

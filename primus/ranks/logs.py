@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from primus.quick_imports import quick_imports
 from primus.ranks.forks import Program
+from primus.ranks.screen import screens
 
 
 @contextmanager
@@ -16,14 +16,15 @@ def shown(program: Program) -> Iterator[None]:
     with quick_imports():
         from torch.distributed.elastic.multiprocessing.tail_log import TailLog
 
-    tails = [
-        TailLog("rank", {0: str(path)}, stream, {0: ""})
-        for path, stream in ((program.stdout, sys.stdout), (program.stderr, sys.stderr))
-    ]
-    for tail in tails:
-        tail.start()
-    try:
-        yield
-    finally:
+    with screens() as streams:
+        tails = [
+            TailLog("rank", {0: str(path)}, stream, {0: ""})
+            for path, stream in zip((program.stdout, program.stderr), streams, strict=True)
+        ]
         for tail in tails:
-            tail.stop()
+            tail.start()
+        try:
+            yield
+        finally:
+            for tail in tails:
+                tail.stop()
