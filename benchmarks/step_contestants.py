@@ -120,6 +120,7 @@ def with_loop(shape: dict[str, Any]) -> Built:
     from primus.trainer.loop import Loop, Run
     from primus.trainer.metrics import Metrics
     from primus.trainer.optimizer import build_scheduler
+    from primus.trainer.trackers import TrackedRun, Trackers
 
     directory = Path(shape["scratch"])
     state = TrainingState(
@@ -133,6 +134,16 @@ def with_loop(shape: dict[str, Any]) -> Built:
         while True:
             yield model.batch
 
+    tracked = TrackedRun(
+        directory=directory,
+        experiment="benchmark",
+        key="",
+        attempt=1,
+        settings=model.settings,
+        values={},
+    )
+    metrics = Metrics(directory, train_iters=model.settings.train_iters, trackers=Trackers(tracked))
+    metrics.begin(0)
     run = Run(
         settings=model.settings,
         directory=directory,
@@ -142,7 +153,7 @@ def with_loop(shape: dict[str, Any]) -> Built:
         flops_per_token=1.0,
         peak_tflops=1.0,
         about={},
-        metrics=Metrics(directory, train_iters=model.settings.train_iters),
+        metrics=metrics,
         stop_requested=lambda: False,
         after_first_iteration=lambda: None,
     )
