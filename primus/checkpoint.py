@@ -19,14 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from primus.artifacts.run import RunIdentity
-from primus.artifacts.tokens import TokenizerManifest
 from primus.errors import ArtifactError, CheckpointError, UserError, run_main
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer.lease import lease
+from primus.trainer.named_run import find_run, find_tokenizer
 from primus.trainer.retention import Retention, delete, superfluous
 
-RUNS = Path("output") / "runs"
-TOKENIZERS = Path("output") / "tokenizer"
 _COLUMNS = ("iteration", "size", "saved", "state", "tokens", "attempt")
 
 
@@ -82,27 +80,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
-
-
-def find_run(name: str) -> Path:
-    """The directory of the run that `name` means.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
-    for path in (Path(name), RUNS / name):
-        if (path / "run.json").is_file():
-            return path
-    runs = sorted(path.parent for path in (RUNS / name).glob("*/run.json"))
-    if len(runs) == 1:
-        return runs[0]
-    if runs:
-        keys = ", ".join(f"{run.parent.name}/{run.name}" for run in runs)
-        raise UserError(f"RUN = {name}: has {len(runs)} runs. Fix: name one of {keys}")
-    raise UserError(
-        f"RUN = {name}: no run.json there or under {RUNS / name}. "
-        "Fix: name an experiment that was trained, or the path of a run"
-    )
 
 
 def rows(run: Path) -> Iterator[Row]:
@@ -181,7 +158,7 @@ def _prune(run: Path, args: argparse.Namespace) -> None:
 
 
 def _export(run: Path, args: argparse.Namespace) -> None:
-    from primus.export import export_checkpoint
+    from primus.export_checkpoint import export_checkpoint
 
     identity, root = RunIdentity.load(run / "run.json"), run / "checkpoints"
     found = {directory.iteration_of(path): path for path in reversed(directory.newest_first(root))}
@@ -189,21 +166,8 @@ def _export(run: Path, args: argparse.Namespace) -> None:
         there = ", ".join(map(str, found)) or "none"
         raise UserError(f"--iteration: {root} has not this one. Fix: one of these: {there}")
     checkpoint = found[args.iteration] if args.iteration else list(found.values())[-1]
-    tokenizer = args.tokenizer or _tokenizer(identity.tokenizer_fingerprint)
+    tokenizer = args.tokenizer or find_tokenizer(identity.tokenizer_fingerprint)
     export_checkpoint(checkpoint, identity, tokenizer, args.output / "manifest.json")
-
-
-def _tokenizer(fingerprint: str) -> Path:
-    for path in sorted(TOKENIZERS.glob("*/*/manifest.json")):
-        try:
-            if TokenizerManifest.load(path).fingerprint == fingerprint:
-                return path
-        except ArtifactError:
-            continue
-    raise UserError(
-        f"--tokenizer: none under {TOKENIZERS} has the run's fingerprint {fingerprint}. "
-        "Fix: name the tokenizer's manifest"
-    )
 
 
 if __name__ == "__main__":

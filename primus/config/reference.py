@@ -12,6 +12,7 @@ from primus.config.fields import affects, alternatives, group_of
 from primus.config.schema.architecture import Architecture
 from primus.config.schema.data import Data
 from primus.config.schema.experts import Experts
+from primus.config.schema.export import LanguageCode
 from primus.config.schema.hardware import Hardware
 from primus.config.schema.keys import Keys
 from primus.config.schema.latent_attention import LatentAttention
@@ -33,6 +34,12 @@ _SECTIONS: tuple[tuple[str, type[Keys]], ...] = (
     ("Trackers", Tracking),
     ("Precision", Precision),
 )
+_GROUPS = (
+    ("GEMM tuning", "gemm_tuning"),
+    ("Checks of the nodes", "preflight"),
+    ("SLURM", "slurm"),
+    ("Card of the exported model", "model_card"),
+)
 _WORDS: dict[Any, str] = {
     int: "integer",
     float: "number",
@@ -40,6 +47,7 @@ _WORDS: dict[Any, str] = {
     str: "text",
     list[str]: "list of text",
     list[float]: "list of numbers",
+    list[LanguageCode]: "list of text",
     list[Factor]: "list of numbers > 0",
     dict[str, str | None]: "names and text or null",
 }
@@ -106,12 +114,12 @@ def _editor(declared: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sections() -> Iterator[tuple[str, list[tuple[tuple[str, ...], FieldInfo]]]]:
-    own = {n: f for n, f in Settings.model_fields.items() if n in ("model", "hardware")}
+    own = {n: f for n, f in Settings.model_fields.items() if n in ("model", "recipe", "hardware")}
     yield "Experiment", [((name,), field) for name, field in own.items()]
     for title, group in _SECTIONS:
         yield title, list(_with_groups(group.model_fields))
-    tuning = {"gemm_tuning": Settings.model_fields["gemm_tuning"]}
-    yield "GEMM tuning", list(_with_groups(tuning))
+    for title, name in _GROUPS:
+        yield title, list(_with_groups({name: Settings.model_fields[name]}))
 
 
 def _with_groups(

@@ -30,23 +30,49 @@ class Reproduction:
 
 def reproduction(inputs: Inputs, root: Path = Path()) -> Reproduction:
     """Find the `--config` that turns the experiment's files under `root` into this run."""
-    overrides, caveat = _overrides(inputs, root)
-    commit = inputs.train.environment.code_commit
-    target = f"snakemake {shlex.quote(f'train_{inputs.train.experiment}')}"
+    code = inputs.train.environment
+    return reproduce(
+        experiment=inputs.train.experiment,
+        key=inputs.train.key,
+        wanted=run_values(inputs),
+        commit=code.code_commit,
+        dirty=code.code_dirty,
+        root=root,
+    )
+
+
+def reproduce(
+    *,
+    experiment: str,
+    key: str,
+    wanted: Mapping[str, Any],
+    commit: str,
+    dirty: bool,
+    root: Path = Path(),
+) -> Reproduction:
+    """The same of a run that is known by its values.
+
+    Args:
+        key: of the run.
+        wanted: what is known of the settings that its stages read.
+        commit, dirty: of the code that trained it.
+    """
+    overrides, caveat = _overrides(experiment, key, wanted, root)
+    target = f"snakemake {shlex.quote(f'train_{experiment}')}"
     if overrides:
         pairs = (f"{name}={_text(value)}" for name, value in sorted(overrides.items()))
         target += " --config " + " ".join(shlex.quote(pair) for pair in pairs)
     checkout = [f"git checkout {shlex.quote(commit)}"] if commit else []
-    if inputs.train.environment.code_dirty:
+    if dirty:
         caveat = "The run was trained with uncommitted changes to the code. " + caveat
     return Reproduction(commands=[*checkout, target], caveat=caveat.strip())
 
 
-def _overrides(inputs: Inputs, root: Path) -> tuple[dict[str, Any], str]:
-    wanted = run_values(inputs)
+def _overrides(
+    experiment: str, key: str, wanted: Mapping[str, Any], root: Path
+) -> tuple[dict[str, Any], str]:
     if not wanted:
         return {}, "The report was given no settings: compare those of the run with your files."
-    experiment = inputs.train.experiment
     try:
         base = load(experiment, root=root, stages=())
         found = differences(wanted, base, derived=False)
@@ -57,7 +83,7 @@ def _overrides(inputs: Inputs, root: Path) -> tuple[dict[str, Any], str]:
             f"configs/{experiment}.yaml does not give this run as it is now: "
             "set the values under Settings."
         )
-    if stage_identity(final.settings, "train").key == inputs.train.key:
+    if stage_identity(final.settings, "train").key == key:
         return found, ""
     return found, (
         "With the files under configs as they are now this gives another identity: "

@@ -6,7 +6,7 @@ import json
 import random
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -22,6 +22,7 @@ from primus.config.load import load
 from primus.config.paths import artifact, settings_file
 from primus.config.pipeline import Pipeline, freeze
 from primus.config.schema.data import HuggingFaceDataset
+from primus.config.schema.export import ModelCard
 from primus.config.schema.keys import STAGES, UPSTREAM, Stage
 from primus.config.schema.settings import Settings
 from primus.errors import RunConflictError
@@ -44,6 +45,8 @@ def another(value: Any, path: tuple[str, ...]) -> Any:
     """A value of the same type that differs; bounds do not matter here."""
     if value is None:
         kinds = alternatives(FIELDS[path].annotation)
+        if any(get_origin(kind) is list for kind in kinds):
+            return ["x"]
         return 3 if int in kinds else 1.5 if float in kinds else "other"
     if isinstance(value, bool):
         return not value
@@ -62,8 +65,8 @@ def with_value(path: tuple[str, ...], value: Any) -> Settings:
         return settings.model_copy(update={path[0]: value})
     group = getattr(settings, path[0])
     if group is None:
-        assert path[0] == "hf_dataset"
-        group = HuggingFaceDataset(path="org/name")
+        absent = {"hf_dataset": HuggingFaceDataset(path="org/name"), "model_card": ModelCard()}
+        group = absent[path[0]]
     return settings.model_copy(update={path[0]: group.model_copy(update={path[1]: value})})
 
 

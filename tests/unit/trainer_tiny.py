@@ -11,6 +11,8 @@ from primus.config.load import load
 from primus.config.schema.keys import Stage
 
 REPOSITORY = Path(__file__).parents[2]
+# What the small tokenizer is trained on.
+TEXT = "It was the best of times, it was the worst of times.\n\nCafé: 12 × 3 = 36.\n"
 TINY: dict[str, Any] = {
     "hardware": "cpu",
     "nproc_per_node": 1,

@@ -6,6 +6,7 @@ from primus.config.schema.architecture import Architecture
 from primus.config.schema.cluster import Slurm
 from primus.config.schema.data import Data
 from primus.config.schema.experts import Experts
+from primus.config.schema.export import ModelCard
 from primus.config.schema.hardware import Hardware
 from primus.config.schema.keys import Name, key
 from primus.config.schema.latent_attention import LatentAttention
@@ -39,4 +40,8 @@ class Settings(
     )
     gemm_tuning: GemmTuning = key(GemmTuning(), doc="Offline GEMM tuning.")
     preflight: Preflight = key(Preflight(), doc="Checks of the nodes before a training.")
+    # Null by default: what was exported before there were cards need not be exported again.
+    model_card: ModelCard | None = key(
+        None, doc="What only the user knows about the exported model.", extent="export"
+    )
     slurm: Slurm = key(Slurm(), doc="What jobs on a SLURM cluster ask for.")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from trainer_tiny import tiny
+from trainer_tiny import TEXT, tiny
+
+from primus.dataset.make_tokenizer import TokenizerRequest, make_tokenizer
 
 with warnings.catch_warnings():
     # Of torch's and Megatron-core's own modules while they are imported.
@@ -28,6 +31,17 @@ def single_rank() -> Iterator[None]:
     yield
     parallel_state.destroy_model_parallel()
     torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifest of a tokenizer with 300 ids at most."""
+    directory = tmp_path_factory.mktemp("tokenizer")
+    (directory / "text.txt").write_text(TEXT * 20)
+    path = directory / "made/manifest.json"
+    request = TokenizerRequest(data_path=[str(directory / "text.txt")], vocab_size=300)
+    make_tokenizer(request, path)
+    return path
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from test_trainer_checkpoint import ABOUT, Training
+from trainer_tiny import TEXT
 
 from primus.artifacts.export import ExportManifest
 from primus.artifacts.provenance import environment
 from primus.artifacts.run import TrainManifest
-from primus.dataset.make_tokenizer import TokenizerRequest, make_tokenizer
 from primus.errors import ArtifactError, DataError, UserError
 from primus.export import export
 from primus.huggingface import write
@@ -25,18 +25,6 @@ with warnings.catch_warnings():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.usefixtures("single_rank", "eager")
-
-TEXT = "It was the best of times, it was the worst of times.\n\nCafé: 12 × 3 = 36.\n"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    (directory / "text.txt").write_text(TEXT * 20)
-    path = directory / "made/manifest.json"
-    request = TokenizerRequest(data_path=[str(directory / "text.txt")], vocab_size=300)
-    make_tokenizer(request, path)
-    return path
 
 
 class Exported:

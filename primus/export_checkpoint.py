@@ -1,0 +1,104 @@
+"""A checkpoint of a run as a Hugging Face directory with its card and its manifest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from primus.artifacts.export import ExportManifest
+from primus.artifacts.manifest import FileRecord
+from primus.artifacts.run import CheckpointManifest, RunIdentity, TrainManifest
+from primus.artifacts.tokens import TokenizerManifest
+from primus.config.frozen import Values, with_defaults
+from primus.errors import DataError
+from primus.files import atomic_write, replace_directory, sha256_file
+from primus.huggingface.card import README, CardFacts, Stated, model_card
+from primus.huggingface.write import Written, write_model
+from primus.reports.reproduce import reproduce
+from primus.trainer.checkpoint_directory import verify
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    run: TrainManifest | RunIdentity,
+    tokenizer_path: Path,
+    output: Path,
+    stated: Stated | None = None,
+) -> None:
+    """Export a checkpoint of `run`; it is verified first.
+
+    Args:
+        stated: what the user says of the model, for its card.
+
+    Raises:
+        DataError: the tokenizer is not the one of the run.
+        ArtifactError: the checkpoint or the tokenizer is damaged.
+    """
+    tokenizer, directory = TokenizerManifest.load(tokenizer_path), output.parent
+    if tokenizer.fingerprint != run.tokenizer_fingerprint:
+        raise DataError(
+            f"{tokenizer_path}: fingerprint = {tokenizer.fingerprint}, but the run was trained "
+            f"with {run.tokenizer_fingerprint}. Fix: restore the run's tokenizer"
+        )
+    shutil.rmtree(temporary := directory.with_name(f".{directory.name}.tmp"), ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        saved = verify(checkpoint, run.key)
+        settings = Values(with_defaults(run.settings), "the run's settings")
+        written = write_model(checkpoint, settings, temporary, eod_id=tokenizer.eod_id)
+        for name, record in tokenizer.files.items():
+            record.verify(source := tokenizer_path.parent / name)
+            shutil.copyfile(source, temporary / name)
+        with atomic_write(temporary / README) as stream:
+            stream.write(_card(run, saved, settings, written, tokenizer, stated or Stated()))
+        files = {path.name: FileRecord.of(path) for path in sorted(temporary.iterdir())}
+        # An older one is replaced: it can be made again from its checkpoint.
+        replace_directory(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    manifest = ExportManifest(
+        experiment=run.experiment,
+        key=run.key,
+        architecture=written.architecture,
+        checkpoint=checkpoint.name,
+        checkpoint_manifest_sha256=sha256_file(checkpoint / "manifest.json"),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        parameters=written.parameters,
+        dtype=written.dtype,
+        files=files,
+    )
+    manifest.save(output)
+    print(f"{directory}: {written.parameters:,} numbers in {written.dtype} from {checkpoint.name}")
+
+
+def _card(
+    run: TrainManifest | RunIdentity,
+    saved: CheckpointManifest,
+    settings: Values,
+    written: Written,
+    tokenizer: TokenizerManifest,
+    stated: Stated,
+) -> str:
+    train = run if isinstance(run, TrainManifest) and run.iteration == saved.iteration else None
+    untuned = {"gemm_tuning": {"enabled": False}} if saved.tuned_sha256 is None else {}
+    again = reproduce(
+        experiment=run.experiment,
+        key=run.key,
+        wanted=untuned | saved.settings | run.settings,
+        commit=saved.code_commit,
+        dirty=saved.code_dirty,
+    )
+    return model_card(
+        CardFacts(
+            experiment=run.experiment,
+            key=run.key,
+            settings=settings,
+            checkpoint=saved,
+            train=train,
+            written=written,
+            tokenizer=tokenizer,
+            commands=again.commands,
+            checked=not again.caveat,
+            stated=stated,
+        )
+    )
