@@ -49,7 +49,8 @@ STAGES: dict[str, list[str]] = {
     "preflight": [],
 }
 PEOPLE = {
-    *("checkpoint", "compare", "config", "explain", "import_config", "kubernetes", "plan"),
+    *("checkpoint", "compare", "config", "explain", "generate", "import_config", "kubernetes"),
+    *("plan",),
     "status",
 }
 # What stages and Snakemake start; those that have a command line say what is wrong with it.
@@ -150,6 +151,15 @@ def of_people() -> Iterator[Mistake]:
         ("checkpoint", "prune run --keep-last 0", 2, "--keep-last"),
         ("checkpoint", "export bad --output x", 65, "bad/run.json"),
         ("checkpoint", "export run --output x", 2, "--iteration"),
+        ("generate", "nosuch hello", 2, "RUN = nosuch"),
+        ("generate", "run hello", 2, "neither an export nor a checkpoint"),
+        ("generate", "bad hello", 65, "bad/run.json"),
+        ("generate", "x hello --temperature -1", 2, "--temperature"),
+        ("generate", "x hello --temperature inf", 2, "--temperature"),
+        ("generate", "x hello --top-p 0", 2, "--top-p"),
+        ("generate", "x hello --top-k -1", 2, "--top-k"),
+        ("generate", "x hello --seed x", 2, "--seed"),
+        ("generate", "x hello --max-new-tokens 0", 2, "--max-new-tokens"),
         ("kubernetes", "submit nosuch.sh --image i --claim c --mount /m", 2, "nosuch.sh"),
         ("kubernetes", "submit damaged.json --image i --claim c --mount /m", 2, "properties"),
         ("report", "--check missing.json", 65, "missing.json"),
