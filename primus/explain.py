@@ -61,14 +61,15 @@ class Verdict:
 def explain(settings: Settings, root: Path = Path()) -> list[Verdict]:
     """One verdict for each stage that the experiment has, upstream ones first."""
     made = identities(settings)
-    wanted = sorted(
-        {*closure(settings, "report"), *closure(settings, "export")}, key=list(made).index
-    )
+    stages = {*closure(settings, "report"), *closure(settings, "export")}
+    if (root / artifact(made["evaluate"])).is_file():
+        stages.add("evaluate")
+    wanted = sorted(stages, key=list(made).index)
     verdicts: dict[str, Verdict] = {}
     for stage in wanted:
         upstream = [verdicts[name] for name in upstream_of(settings, stage) if name in verdicts]
         if stage == "report":
-            upstream.append(verdicts["export"])
+            upstream += [verdicts[name] for name in ("export", "evaluate") if name in verdicts]
         verdicts[stage] = _verdict(settings, made[stage], upstream, root)
     return list(verdicts.values())
 

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shapes", type=Path, help="shapes.jsonl")
     add("--tuned", type=Path, help="tuned.jsonl")
     add("--export", type=Path, help="manifest of the Hugging Face directory")
+    add("--evaluation", type=Path, help="eval.json")
     add("--stage-settings", type=Path, nargs="*", help="frozen settings of the other stages")
     add("--output", type=Path, required=True, help="report.html; report.json goes beside it")
     add("--loss-png", type=Path, help="also write the loss curve as a picture")

@@ -107,6 +107,16 @@ def made_by(stage, reader):
     return or_fail(path)
 
 
+def evaluation_for(reader):
+    """The evaluation of the run; nothing where there is none, and none is asked for."""
+
+    def path(wildcards):
+        plan = plan_of(reader, wildcards)
+        return paths.artifact(plan.stages["evaluate"]) if PIPELINE.evaluates(plan, sys.argv) else []
+
+    return or_fail(path)
+
+
 def files_for(stage):
     """The files of the user that `stage` reads: text, or a model."""
     return or_fail(lambda wildcards: PIPELINE.files(plan_of(stage, wildcards), stage))

@@ -11,6 +11,7 @@ rule report:
         shapes=made_by("shapes", "report"),
         tuned=made_by("tune", "report"),
         export=made_by("export", "report"),
+        evaluation=evaluation_for("report"),
         stage_settings=all_frozen("report"),
     output:
         html=paths.ARTIFACT["report"],
@@ -24,9 +25,10 @@ rule report:
         options=options("report"),
         shapes=flag("--shapes", "shapes"),
         tuned=flag("--tuned", "tuned"),
+        evaluation=flag("--evaluation", "evaluation"),
     shell:
         "python -u -m primus.report --settings {input.settings:q} "
         "--options {params.options:q} --train {input.train:q} --samples {input.samples:q} "
         "--data {input.data:q} --tokenizer {input.tokenizer:q} {params.shapes:q} {params.tuned:q} "
-        "--export {input.export:q} --stage-settings {input.stage_settings:q} "
+        "--export {input.export:q} {params.evaluation:q} --stage-settings {input.stage_settings:q} "
         "--loss-png {output.png:q} --output {output.html:q} 2>&1 | tee {log:q}"

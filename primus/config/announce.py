@@ -11,7 +11,7 @@ from primus.config import summary, turns
 from primus.config.pipeline import Plan
 
 # Targets that train.
-_TRAINING = ("train", "export", "report")
+_TRAINING = ("train", "export", "eval", "report")
 # Arguments of Snakemake with which somebody reads its output, or a job calls it.
 _SILENT = re.compile(
     r"-q.*|-S|-D|--(mode|quiet|summary|detailed-summary|dag|rulegraph|filegraph|d3dag|lint|list.*"

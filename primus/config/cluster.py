@@ -59,21 +59,22 @@ _SHORT = {
 def resources(settings: Settings, stage: Stage, threads: int) -> Mapping[str, Any]:
     """A value for every name in NAMES.
 
-    `shapes` takes one node, `tune` those of `gemm_tuning.nodes`, `train` all; the others one node
-    without GPUs.
+    `shapes` takes one node, `tune` those of `gemm_tuning.nodes`, `train` all; `evaluate` one GPU;
+    the others one node without GPUs.
 
     Args:
         threads: cores per node that the stage keeps busy.
     """
     slurm = settings.slurm
-    with_ranks = stage in ("shapes", "tune", "train")
+    with_ranks = stage in ("shapes", "tune", "train", "evaluate")
     gpus = _takes_gpus(settings, stage)
     nodes: dict[Stage, int] = {"tune": settings.gemm_tuning.nodes, "train": settings.nodes}
+    each = 1 if stage == "evaluate" else settings.nproc_per_node
     everything = 0  # sbatch's word for all of a node's memory
     ranks_memory = slurm.mem_mib or (everything if gpus else slurm.cpu_mem_mib)
     return {
         "nodes": nodes.get(stage, 1),
-        "gres": f"{slurm.gres}:{settings.nproc_per_node}" if gpus and slurm.gres else NONE,
+        "gres": f"{slurm.gres}:{each}" if gpus and slurm.gres else NONE,
         "cpus_per_task": threads,
         "mem_mb": ranks_memory if with_ranks else slurm.cpu_mem_mib,
         "runtime": slurm.time if with_ranks else slurm.cpu_time,
@@ -84,7 +85,7 @@ def resources(settings: Settings, stage: Stage, threads: int) -> Mapping[str, An
 def _takes_gpus(settings: Settings, stage: Stage) -> bool:
     if stage == "shapes":
         return settings.platform != "cpu" and settings.gemm_tuning.shapes == "record"
-    return settings.platform != "cpu" and stage in ("tune", "train")
+    return settings.platform != "cpu" and stage in ("tune", "train", "evaluate")
 
 
 def _options(settings: Settings, stage: Stage) -> list[str]:

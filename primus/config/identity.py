@@ -17,7 +17,7 @@ from primus.files import canonical_json, sha256_text
 _DIGITS = 12
 _OF_THE_DATASET: tuple[Stage, ...] = ("tokenizer", "data", "samples")
 # Their artefacts stand in the run's directory: what they make follows from the run alone.
-OF_THE_RUN: tuple[Stage, ...] = ("export", "report")
+OF_THE_RUN: tuple[Stage, ...] = ("export", "evaluate", "report")
 
 How = Literal["identity", "extent", "option"]
 

@@ -15,6 +15,7 @@ ARTIFACT: dict[Stage, str] = {
     "weights": "output/weights/{experiment}/{key}/manifest.json",
     "train": "output/runs/{experiment}/{key}/train.json",
     "export": "output/runs/{experiment}/{key}/hf/manifest.json",
+    "evaluate": "output/runs/{experiment}/{key}/eval.json",
     "report": "output/runs/{experiment}/{key}/report.html",
 }
 REPORT_JSON = "output/runs/{experiment}/{key}/report.json"

@@ -35,6 +35,7 @@ TARGETS: dict[str, tuple[Stage, ...]] = {
     "train": ("report", "export"),
     "export": ("export",),
     "report": ("report",),
+    "eval": ("report", "evaluate"),
 }
 # Targets that make nothing: they run whenever they are asked for.
 CHECKS = ("preflight",)
@@ -46,6 +47,7 @@ MEANING: dict[str, str] = {
     "train": "train, export and report on",
     "export": "train and export",
     "report": "train, export and report on",
+    "eval": "train, export, evaluate and report on",
     "preflight": "check the nodes for",
 }
 
@@ -82,7 +84,7 @@ class Plan:
     def threads(self, stage: Stage) -> int:
         """Cores that a stage keeps busy; a measurement takes all cores of the ranks."""
         settings = self.settings
-        if stage in ("tune", "train"):
+        if stage in ("tune", "train", "evaluate"):
             return settings.nproc_per_node * settings.threads_per_rank
         return {"data": settings.workers, "shapes": settings.threads_per_rank}.get(stage, 1)
 
@@ -103,6 +105,7 @@ class Pipeline:
         self.overrides = dict(overrides)
         self.root = root
         self._plans: dict[tuple[str, frozenset[Stage]], Plan] = {}
+        self._evaluated: set[str] = set()
 
     def names(self) -> list[str]:
         """Every experiment."""
@@ -140,6 +143,8 @@ class Pipeline:
             UnavailableError: they could not be written; it is said before anything runs.
         """
         plan = self.plan(experiment, kind)
+        if "evaluate" in TARGETS[kind]:
+            self._evaluated.add(experiment)
         require_writable(self.root / "output")
         for stage in plan.stages_of(kind):
             renew(plan.stages[stage], self.root)
@@ -185,6 +190,16 @@ class Pipeline:
                 return plan
         return None
 
+    def evaluates(self, plan: Plan, words: Sequence[str]) -> bool:
+        """Whether the report shows an evaluation: one is asked for, or there from before.
+
+        Args:
+            words: the command line.
+        """
+        name = plan.settings.experiment
+        asked = name in self._evaluated or f"eval_{name}" in words
+        return asked or (self.root / artifact(plan.stages["evaluate"])).is_file()
+
     def files(self, plan: Plan, stage: Stage) -> list[str]:
         """The files of the user that a stage reads: text, or a model."""
         settings = plan.settings
@@ -192,6 +207,8 @@ class Pipeline:
             return text_files.matching(settings.data_path, self.root)
         if stage == "tokenizer" and settings.tokenizer_model is None:
             return text_files.matching(settings.tokenizer_data_path, self.root)
+        if stage == "evaluate":
+            return text_files.matching(settings.evaluation.texts, self.root)
         if stage == "weights" and settings.load_hf is not None:
             return start_model.files(settings.load_hf, self.root)
         return []

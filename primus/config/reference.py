@@ -38,6 +38,7 @@ _GROUPS = (
     ("GEMM tuning", "gemm_tuning"),
     ("Checks of the nodes", "preflight"),
     ("SLURM", "slurm"),
+    ("Evaluation", "evaluation"),
     ("Card of the exported model", "model_card"),
 )
 _WORDS: dict[Any, str] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def matching(patterns: Iterable[str], root: Path) -> list[str]:
     for pattern in patterns:
         # The pattern itself, too: a file's own name may look like one.
         names = [pattern, *glob.glob(pattern, root_dir=root, recursive=True)]
-        found.update(name for name in names if (root / name).is_file())
+        # Not Path.is_file: that raises for a name longer than any file's.
+        found.update(name for name in names if os.path.isfile(root / name))
     return sorted(found)
 
 

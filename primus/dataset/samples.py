@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -143,6 +144,29 @@ def open_split(
     return dataset
 
 
+def documents_of(samples_manifest: Path | str, split: SplitName) -> Iterator[np.ndarray[Any, Any]]:
+    """The ids of each document of a split, in the order of the token files.
+
+    Sizes of the files are checked, as of `open_split`.
+
+    Raises:
+        ArtifactError: a manifest or a token file is missing or of another size.
+        DataError: the split has no documents, or the token files are not those of the samples.
+    """
+    path = Path(samples_manifest)
+    manifest = SamplesManifest.load(path)
+    data_path = path.parent / manifest.data_manifest
+    data = DataManifest.load(data_path)
+    _check_data(manifest, data, data_path, path)
+    _check_sizes(data.files, data_path.parent)
+    request = SamplesRequest(
+        seq_length=manifest.seq_length, split=manifest.split, seed=manifest.seed
+    )
+    prefix = data_path.parent / data.path_prefix
+    config = _config(request, data, prefix, path.parent / manifest.path_to_cache, read_only=True)
+    yield from _Splits(config, data, prefix).documents(split)
+
+
 def verify_samples(samples_manifest: Path | str) -> SamplesManifest:
     """Verify caches and token files byte by byte; for one process, before a run starts.
 
@@ -238,6 +262,21 @@ class _Splits:
                 "add text, or lower seq_length"
             )
         return samples
+
+    def documents(self, split: SplitName) -> Iterator[np.ndarray[Any, Any]]:
+        """The ids of each document.
+
+        Raises:
+            DataError: there is none.
+        """
+        numbers = self._documents(split)
+        if not len(numbers):
+            raise DataError(
+                f"split = {self._config.split}: {split} has no documents. "
+                "Fix: give it a share above 0"
+            )
+        for number in numbers:
+            yield self._tokens[int(number)]
 
     def open(self, split: SplitName) -> GPTDataset:
         """The dataset of the split."""

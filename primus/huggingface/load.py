@@ -96,8 +96,11 @@ def _is_ours(path: Path) -> bool:
     return isinstance(content, dict) and content.get("kind") == ExportManifest.kind
 
 
-def device_of(name: str | None) -> torch.device:
+def device_of(name: str | None, key: str = "--device") -> torch.device:
     """The device of this name; None: a GPU where there is one.
+
+    Args:
+        key: what named it, for the error.
 
     Raises:
         UserError: torch knows no such device, or it is not here.
@@ -106,7 +109,7 @@ def device_of(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device = {name}: {_first_line(error)}. Fix: cpu, or cuda:0") from error
+        raise UserError(f"{key} = {name}: {_first_line(error)}. Fix: cpu, or cuda:0") from error
     return device
 
 

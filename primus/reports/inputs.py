@@ -11,6 +11,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from primus.artifacts.evaluation import EvaluationManifest
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import Attempt, CheckpointManifest, RunIdentity, TrainManifest
 from primus.artifacts.timing import times_path
@@ -33,6 +34,7 @@ class Paths:
     shapes: Path | None = None
     tuned: Path | None = None
     export: Path | None = None
+    evaluation: Path | None = None
     stage_settings: tuple[Path, ...] = ()
 
     @classmethod
@@ -125,6 +127,7 @@ class Inputs:
     unlisted: list[str]
     tuning: Tuning | None
     export: Export | None
+    evaluation: EvaluationManifest | None
     settings: list[StageValues]
     times: list[StageTime]
     read: dict[Path, FileRecord]
@@ -168,6 +171,7 @@ def read_inputs(paths: Paths) -> Inputs:
         unlisted=[name for name in on_disk if name not in listed],
         tuning=read_tuning(run, paths.shapes, paths.tuned),
         export=_export(paths.export),
+        evaluation=EvaluationManifest.load(paths.evaluation) if paths.evaluation else None,
         settings=[_stage_values(path) for path in paths.stage_settings],
         times=stage_times(paths),
         read=_records([*_files(paths), *_run_files(run), *attempt_files]),
@@ -176,7 +180,7 @@ def read_inputs(paths: Paths) -> Inputs:
 
 def _files(paths: Paths) -> list[Path]:
     single = (paths.train, paths.samples, paths.data, paths.tokenizer)
-    optional = (paths.shapes, paths.tuned, paths.export)
+    optional = (paths.shapes, paths.tuned, paths.export, paths.evaluation)
     return [*single, *(path for path in optional if path), *paths.stage_settings]
 
 
@@ -232,7 +236,8 @@ def _stage_values(path: Path) -> StageValues:
 def stage_times(paths: Paths) -> list[StageTime]:
     """Run times of every stage before the report, from the files beside their artefacts."""
     artefacts = (paths.tokenizer, paths.data, paths.samples, paths.shapes, paths.tuned)
-    found = [_stage_time(path) for path in (*artefacts, paths.train, paths.export) if path]
+    later = (paths.train, paths.export, paths.evaluation)
+    found = [_stage_time(path) for path in (*artefacts, *later) if path]
     return [time for time in found if time]
 
 

@@ -56,6 +56,7 @@ def judge(
         _tuned(inputs, headline),
         *_steps(headline),
         _export(inputs),
+        *_evaluation(inputs),
         *watched.noted(inputs.curve),
         *_noted(inputs, headline),
     ]
@@ -256,6 +257,20 @@ def _export(inputs: Inputs) -> Check:
     if problems:
         return _check(name, "failed", problems[0])
     return _check(name, "ok", f"{len(records)} files in place")
+
+
+def _evaluation(inputs: Inputs) -> Iterator[Check]:
+    """Shown where there is one."""
+    name, found = "Evaluation", inputs.evaluation
+    if found is None:
+        return
+    exported = inputs.paths.export
+    if (found.experiment, found.key) != (inputs.train.experiment, inputs.train.key):
+        yield _check(name, "failed", f"eval.json is of {found.experiment} {found.key}")
+    elif exported is None or found.export_sha256 != inputs.read[exported].sha256:
+        yield _check(name, "warning", "eval.json is of another export than the one that is there")
+    else:
+        yield _check(name, "ok", f"{found.tokens:,} tokens predicted by the exported weights")
 
 
 def _noted(inputs: Inputs, headline: Headline) -> Iterator[Check]:

@@ -50,6 +50,12 @@ def test_tuning_takes_the_nodes_that_it_is_given_and_the_dump_takes_one(root: Ro
     assert asked(root, "tune", **changes)["gres"] == "gpu:8"
 
 
+def test_an_evaluation_takes_one_gpu(root: Root) -> None:
+    found = asked(root, "evaluate", **GPUS, nodes=2)
+    assert (found["nodes"], found["gres"]) == (1, "gpu:1")
+    assert asked(root, "evaluate")["gres"] == ""
+
+
 def test_stages_without_ranks_take_no_gpus_and_their_own_partition(root: Root) -> None:
     slurm = {"partition": "gpu", "cpu_partition": "small", "constraint": "h100", "account": "us"}
     wanted = {"train": "gpu", "tune": "gpu", "shapes": "gpu", "data": "small", "export": "small"}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from primus.config.fields import affects, alternatives, group_of, walk
 from primus.config.frozen import StageSettings
-from primus.config.identity import closure, identities, stage_identity, upstream_of
+from primus.config.identity import OF_THE_RUN, closure, identities, stage_identity, upstream_of
 from primus.config.load import load
 from primus.config.paths import artifact, settings_file
 from primus.config.pipeline import Pipeline, freeze
@@ -160,6 +160,7 @@ def test_train_iters_is_identity_where_the_schedule_follows_it(root: Root) -> No
     assert {stage for stage in STAGES if first[stage] != second[stage]} == {
         "train",
         "export",
+        "evaluate",
         "report",
     }
 
@@ -191,10 +192,30 @@ def test_a_null_is_as_if_not_there() -> None:
     assert digest_of({"a": 1}) != digest_of({"a": 1.5})
 
 
-def test_export_and_report_have_no_identity_of_their_own() -> None:
+def test_what_stands_in_the_run_has_no_identity_of_their_own() -> None:
     """They stand in the run's directory: a key of their own would need a path of its own."""
     for path, field in walk():
-        assert not {"export", "report"} & set(affects(field).identity), path
+        assert not set(OF_THE_RUN) & set(affects(field).identity), path
+
+
+def test_an_evaluation_changes_nothing_but_itself() -> None:
+    """Not the run, its export, nor the settings of any other stage."""
+    values = {"texts": ["a.txt"], "json_key": "t", "max_length": 9, "stride": 3, "max_tokens": 5}
+    options = {"batch_size": 1, "device": "cpu"}
+    evaluation = base().evaluation
+    assert {*values, *options} == set(type(evaluation).model_fields)
+    for name, value in (values | options).items():
+        after = base().model_copy(
+            update={"evaluation": evaluation.model_copy(update={name: value})}
+        )
+        assert keys(after) == keys(base())
+        changed = [
+            stage
+            for stage in STAGES
+            if settings_file(stage_identity(after, stage))
+            != settings_file(stage_identity(base(), stage))
+        ]
+        assert changed == (["evaluate"] if name in values else [])
 
 
 def test_a_stage_may_read_what_it_declares_and_nothing_else(root: Root, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def finish(root: Root, **overrides: Any) -> None:
         path.write_text(json.dumps({"settings": {**made[stage].identity, **made[stage].extent}}))
 
 
-# Start weights are for those who ask for them.
-USUAL = tuple(stage for stage in STAGES if stage != "weights")
+# Start weights and an evaluation are for those who ask for them.
+USUAL = tuple(stage for stage in STAGES if stage not in ("weights", "evaluate"))
 
 
 def verdicts(root: Root, **overrides: Any) -> dict[str, Verdict]:
@@ -124,6 +124,20 @@ def test_lost_settings(root: Root) -> None:
 def test_without_tuning_its_stages_are_left_out(root: Root) -> None:
     found = verdicts(root, **{"gemm_tuning.enabled": False})
     assert set(USUAL) - set(found) == {"shapes", "tune"}
+
+
+def test_an_evaluation_is_explained_once_there_is_one(root: Root) -> None:
+    finish(root)
+    made = identities(resolve(root))["evaluate"]
+    freeze(made, root.path / settings_file(made))
+    path = root.path / artifact(made)
+    path.write_text(json.dumps({"settings": made.extent}))
+    assert running(verdicts(root)) == set()
+    found = verdicts(root, **{"evaluation.stride": 7})
+    assert running(found) == {"evaluate", "report"}
+    assert [str(change) for change in found["evaluate"].changes] == ["evaluation.stride: null -> 7"]
+    assert running(verdicts(root, **{"evaluation.batch_size": 7})) == set()
+    assert running(verdicts(root, train_iters=400)) == {"train", "export", "evaluate", "report"}
 
 
 def test_the_command(root: Root, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ NAMES = {
 RECORDER = """#!/bin/bash
 printf '%s\\0' "$@" > "$RECORD"
 """
-KINDS = ("data", "shapes", "tune", "train", "export", "report", "preflight")
+KINDS = ("data", "shapes", "tune", "train", "export", "eval", "report", "preflight")
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Hostile:
             write_model(path / "models" / name / file, EXPERIMENT)
             values = accepted(payload, EXPERIMENT) | {"load_hf": f"models/{name}/{file}"}
             values.pop("gemm_tuning.replay_file", None)
-            for pattern in ("data_path", "tokenizer_data_path"):
+            for pattern in ("data_path", "tokenizer_data_path", "evaluation.texts"):
                 values[pattern] = [f"corpus/{name}/*.txt"]
             self.values[name] = values
             self.write(name, values)

@@ -486,7 +486,8 @@ def arguments(paths: Paths, output: Path) -> list[str]:
     """The stage's command line for a run on disk."""
     *others, own = (str(path) for path in paths.stage_settings)
     words = ["--settings", own, "--output", str(output)]
-    for name in ("train", "samples", "data", "tokenizer", "shapes", "tuned", "export"):
+    optional = ("shapes", "tuned", "export", "evaluation")
+    for name in ("train", "samples", "data", "tokenizer", *optional):
         if (path := getattr(paths, name)) is not None:
             words += [f"--{name}", str(path)]
     return [*words, "--stage-settings", *others, own]

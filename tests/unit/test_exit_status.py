@@ -45,6 +45,7 @@ STAGES: dict[str, list[str]] = {
     "weights": [],
     "train": ["samples", "tokenizer"],
     "export": ["train", "tokenizer"],
+    "evaluate": ["export", "samples"],
     "report": ["train", "samples", "data", "tokenizer"],
     "preflight": [],
 }

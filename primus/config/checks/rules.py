@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from primus.config.checks import (
     architecture,
     data,
+    evaluation,
     experts,
     hugging_face,
     machine,
@@ -55,6 +56,8 @@ REST: tuple[Check, ...] = (
     data.text,
     data.files,
     data.paths,
+    evaluation.windows,
+    evaluation.text,
     schedule.overlap,
     machine.tuning,
     machine.container,

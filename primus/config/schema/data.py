@@ -72,7 +72,12 @@ class Data(Keys):
         ge=257,
     )
 
-    seq_length: int = key(doc="Tokens per sample.", identity=("samples", "shapes", "train"), ge=2)
+    seq_length: int = key(
+        doc="Tokens per sample.",
+        identity=("samples", "shapes", "train"),
+        option="evaluate",
+        ge=2,
+    )
     split: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?(,\d+(\.\d+)?){2}$")] = key(
         "969,30,1",
         doc="Shares of the documents for training, validation and test.",

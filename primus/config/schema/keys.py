@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Stage = Literal[
-    "tokenizer", "data", "samples", "shapes", "tune", "weights", "train", "export", "report"
+    "tokenizer",
+    "data",
+    "samples",
+    "shapes",
+    "tune",
+    "weights",
+    "train",
+    "export",
+    "evaluate",
+    "report",
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -22,6 +31,7 @@ UPSTREAM: dict[Stage, tuple[Stage, ...]] = {
     "weights": (),
     "train": ("samples", "tune", "weights"),
     "export": ("train",),
+    "evaluate": ("train", "export"),
     "report": ("train",),
 }
 

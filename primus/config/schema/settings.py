@@ -5,6 +5,7 @@ from __future__ import annotations
 from primus.config.schema.architecture import Architecture
 from primus.config.schema.cluster import Slurm
 from primus.config.schema.data import Data
+from primus.config.schema.evaluation import Evaluation
 from primus.config.schema.experts import Experts
 from primus.config.schema.export import ModelCard
 from primus.config.schema.hardware import Hardware
@@ -44,4 +45,5 @@ class Settings(
     model_card: ModelCard | None = key(
         None, doc="What only the user knows about the exported model.", extent="export"
     )
+    evaluation: Evaluation = key(Evaluation(), doc="Perplexity of the exported model.")
     slurm: Slurm = key(Slurm(), doc="What jobs on a SLURM cluster ask for.")
