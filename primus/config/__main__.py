@@ -109,7 +109,8 @@ def _check(args: argparse.Namespace) -> None:
     names = args.experiments or experiments()
     for name in names:
         try:
-            load(name, overrides(args.config))
+            # An evaluation is only made where it is asked for by name.
+            load(name, overrides(args.config), stages=set(STAGES) - {"evaluate"})
         except ConfigError as error:
             found += error.problems
     if found:

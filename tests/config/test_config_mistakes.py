@@ -420,6 +420,8 @@ COMBINATIONS = [
             "Fix: write a first share above 0",
             '--config: split = "0,0,0": leaves nothing to validate on, and eval_iters is above 0. '
             "Fix: write a second share above 0, or eval_iters: 0",
+            "configs/x.yaml: evaluation.texts: is empty, and split 0,0,0 leaves nothing to validate"
+            " on. Fix: name text files, or write a second share above 0",
         ],
         id="split",
     ),

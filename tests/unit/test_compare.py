@@ -144,7 +144,7 @@ def test_settings_differ_by_key_with_the_stages_they_touch(here: Path) -> None:
         },
     )
     found = settings_of(comparison(EXPERIMENT, OTHER))
-    after = ["train", "export", "report"]
+    after = ["train", "export", "evaluate", "report"]
     assert found["lr"][1:] == ("identity", after)
     assert found["lr"][0][1] == 2e-3
     assert found["gemm_tuning.min_gain"] == ([None, 0.07], "identity", ["tune", *after])
@@ -167,7 +167,7 @@ def test_tuning_that_is_off_is_one_difference_and_not_one_for_each_of_its_keys(h
     on = write_compared(here, values={"gemm_tuning": {"min_gain": 0.07}})
     off = write_compared(here, values={"gemm_tuning": {"enabled": False}}, spec=plain(tuning=False))
     found = comparison(on, off)
-    stages = ["tune", "train", "export", "report"]
+    stages = ["tune", "train", "export", "evaluate", "report"]
     assert settings_of(found) == {"gemm_tuning.enabled": ([True, False], "identity", stages)}
     assert not any("frozen settings" in note for note in found.notes)
     tuned = environment_of(found)["tuned GEMMs"]
@@ -474,7 +474,7 @@ def test_page_json_and_table(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     text = capsys.readouterr().out
     assert text.rstrip().endswith("comparison: compare.html")
     assert re.search(r"^settings that differ +llama3_8B_tiny +llama2_7B_tiny +changes$", text, re.M)
-    assert re.search(r"^rotary_base +.*train, export, report$", text, re.M)
+    assert re.search(r"^rotary_base +.*train, export, evaluate, report$", text, re.M)
     assert re.search(r"^tokens per second +20,\d+ +20,\d+$", text, re.M)
     page = Page(Path("compare.html").read_text())
     assert page.open == []

@@ -311,7 +311,7 @@ def test_an_image_that_lacks_something() -> None:
     assert done.returncode == 2
     line = done.stderr.strip()
     assert line.startswith("error: container.image = bare:1: ")
-    assert "lacks megatron.core, numpy" in line
+    assert "lacks blake3, megatron.core, numpy" in line
     assert "Fix: build an image as docs/containers.md says" in line
     assert "\n" not in line
 
