@@ -22,17 +22,12 @@ def run_ranks(program: str, arguments: list[str]) -> None:
     Raises:
         AssertionError: some rank failed; the end of what the ranks said.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "tests/pipeline" / program), *arguments],
         env=os.environ
         | {
             "PYTHONPATH": str(REPOSITORY),
             "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -60,6 +55,11 @@ def fork_ranks(world: int, body: Callable[[], None]) -> None:
     torch.compiler.set_stance("force_eager")
     for name in ("batches", "checkpoint", "loop", "optimizer", "parallel"):
         importlib.import_module(f"primus.trainer.{name}")
+    # After the imports: in their seconds another process could take the port.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     left = {_fork(rank, world, body) for rank in range(world)}
     failed = False
     while left:
