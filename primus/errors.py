@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, NoReturn
 
-from primus.hidden import hide
+from primus.hidden import hide, printable
 
 
 class PrimusError(Exception):
@@ -54,7 +54,7 @@ class Problem:
         value = f" = {self.value}" if self.value else ""
         text = f"{where}{value}: {self.why}. Fix: {self.fix}"
         # Line ends of any alphabet, and what would steer the terminal, would make it no one line.
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return printable(text)
 
 
 class ConfigError(UserError):

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from primus.artifacts.run import RunIdentity
 from primus.errors import ArtifactError, CheckpointError, UserError, run_main
+from primus.hidden import printable
 from primus.trainer import checkpoint_directory
 from primus.trainer.named_run import find_run, find_tokenizer
 
@@ -184,8 +185,7 @@ def _lines(prompt: str, found: Sequence[Sample]) -> Iterator[str]:
         if len(found) > 1:
             yield f"--- {number} of {len(found)}"
         # What a model writes may hold anything, also what steers a terminal.
-        text = prompt + one.text
-        yield "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+        yield printable(prompt + one.text, keep="\n\t")
 
 
 if __name__ == "__main__":

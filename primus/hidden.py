@@ -1,4 +1,4 @@
-"""What must not be shown: tokens that this process was given by its environment."""
+"""What must not be shown: tokens of this process's environment, and what steers a terminal."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def hide(text: str) -> str:
     for name, value in sorted(found, key=lambda item: (-len(item[1]), item[0])):
         text = text.replace(value, f"<{name}>")
     return _USER.sub("<user>", text)
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """A text without what would steer a terminal; on one line, unless `keep` holds line ends."""
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from primus.artifacts.run import Attempt, MetricsRow, TrainManifest
+from primus.artifacts.run import Attempt, MetricsRow, TrainManifest, read_attempts
 from primus.config.paths import ARTIFACT
 from primus.errors import ArtifactError, RunConflictError
 from primus.files import tail
@@ -15,7 +15,6 @@ from primus.slurm.job import key_of
 from primus.slurm.queue import QueuedJob
 from primus.slurm.submit import DIRECTORY
 from primus.trainer.lease import writer_of
-from primus.trainer.run_directory import attempts
 
 RUNS = Path("output") / "runs"
 # Metrics rows are shorter; the last whole one lies in here.
@@ -101,7 +100,7 @@ def status_of(directory: Path, jobs: Sequence[QueuedJob] = ()) -> RunStatus:
     Args:
         jobs: of this user that wait or run.
     """
-    tried = attempts(directory)
+    tried = read_attempts(directory)
     last = tried[-1] if tried else None
     row = _last_row(directory / "metrics.jsonl")
     iteration = row.iteration if row is not None else 0

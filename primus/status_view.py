@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from primus.hidden import printable
 from primus.slurm.queue import Place
 from primus.stage_status import Look, StageStatus
 
@@ -29,11 +30,6 @@ _STYLES = {
     "stopped": "bold red",
     "waiting": "dim",
 }
-
-
-def printable(text: str) -> str:
-    """A text of a file in one line, without what would steer the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def on_terminal() -> bool:

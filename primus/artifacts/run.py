@@ -15,11 +15,13 @@ Layout of `output/runs/<experiment>/<key>/`:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from primus.artifacts.manifest import LargeFiles, Manifest
+from primus.errors import ArtifactError
 
 Status = Literal["running", "completed", "preempted", "failed"]
 
@@ -151,6 +153,17 @@ class Attempt(Manifest):
     job: str | None = None
     longest_save_seconds: float = 0.0
     save_seconds: float = 0.0
+
+
+def read_attempts(directory: Path) -> list[Attempt]:
+    """Every attempt of a run that left a readable record, oldest first."""
+    found = []
+    for path in (directory / "attempts").glob("*/attempt.json"):
+        try:
+            found.append(Attempt.load(path))
+        except ArtifactError:
+            continue
+    return sorted(found, key=lambda attempt: attempt.number)
 
 
 class TunedUse(_Row):

@@ -13,7 +13,13 @@ from typing_extensions import Self
 
 from primus.artifacts.evaluation import EvaluationManifest
 from primus.artifacts.manifest import FileRecord
-from primus.artifacts.run import Attempt, CheckpointManifest, RunIdentity, TrainManifest
+from primus.artifacts.run import (
+    Attempt,
+    CheckpointManifest,
+    RunIdentity,
+    TrainManifest,
+    read_attempts,
+)
 from primus.artifacts.timing import times_path
 from primus.artifacts.tokens import DataManifest, SamplesManifest, TokenizerManifest
 from primus.config.frozen import StageSettings
@@ -155,7 +161,7 @@ def read_inputs(paths: Paths) -> Inputs:
     run = paths.train.parent
     train = TrainManifest.load(paths.train)
     attempt_files = sorted((run / "attempts").glob("*/attempt.json"))
-    attempts = [attempt for path in attempt_files if (attempt := _attempt(path))]
+    attempts = read_attempts(run)
     listed = {summary.name for summary in train.checkpoints}
     on_disk = sorted(path.name for path in (run / "checkpoints").glob("*") if path.is_dir())
     return Inputs(
@@ -166,7 +172,7 @@ def read_inputs(paths: Paths) -> Inputs:
         data=DataManifest.load(paths.data),
         tokenizer=TokenizerManifest.load(paths.tokenizer),
         curve=read_metrics(run / "metrics.jsonl", attempts),
-        attempts=sorted(attempts, key=lambda attempt: attempt.number),
+        attempts=attempts,
         checkpoints=[_checkpoint(run / "checkpoints" / name) for name in sorted(listed)],
         unlisted=[name for name in on_disk if name not in listed],
         tuning=read_tuning(run, paths.shapes, paths.tuned),
@@ -191,14 +197,6 @@ def _run_files(run: Path) -> list[Path]:
 
 def _records(paths: Sequence[Path]) -> dict[Path, FileRecord]:
     return {path: FileRecord.of(path) for path in paths}
-
-
-def _attempt(path: Path) -> Attempt | None:
-    """An attempt's record; the trainer too counts only those that can be read."""
-    try:
-        return Attempt.load(path)
-    except ArtifactError:
-        return None
 
 
 def _checkpoint(directory: Path) -> Checkpoint:

@@ -18,6 +18,7 @@ from primus.artifacts.run import (
     RunIdentity,
     TrainManifest,
     ValidationRow,
+    read_attempts,
 )
 from primus.artifacts.tokens import SamplesManifest
 from primus.config.frozen import StageSettings
@@ -33,7 +34,7 @@ from primus.errors import (
 )
 from primus.ranks.ends import last_lines, signal_name, telling
 from primus.ranks.places import node_directory
-from primus.trainer import checkpoint_directory, run_directory
+from primus.trainer import checkpoint_directory
 from primus.trainer.memory import advice
 from primus.trainer.restarts import close_earlier
 
@@ -87,7 +88,7 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
         TrainingError: it failed, or left no good checkpoint at `train_iters`; the
             message names the cause, the logs and what to do.
     """
-    last = run_directory.attempts(directory)[-1:]
+    last = read_attempts(directory)[-1:]
     number = max(int(path.name) for path in (directory / "attempts").iterdir())
     attempt = last[0] if last and last[0].number == number else None
     path = directory / "attempts" / f"{number:03d}"
@@ -218,7 +219,7 @@ def train_manifest(
     if not losses:
         raise ArtifactError(f"{directory}: metrics.jsonl holds no loss: every batch was skipped")
     at_end = [row.loss for row in valid if row.iteration == result.iteration]
-    tried = run_directory.attempts(directory)
+    tried = read_attempts(directory)
     summaries = list(checkpoint_directory.summarise(directory / "checkpoints", settings.key))
     return TrainManifest(
         experiment=settings.experiment,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from primus.artifacts.run import Attempt
+from primus.artifacts.run import Attempt, read_attempts
 from primus.errors import TrainingError
 from primus.files import read_json
 from primus.trainer import run_directory
@@ -52,7 +52,7 @@ def _parent(attempt: Path) -> Any:
 
 def close_earlier(directory: Path, last: Attempt) -> None:
     """Say of earlier attempts that ended without a word what is known of them."""
-    for attempt in run_directory.attempts(directory):
+    for attempt in read_attempts(directory):
         if attempt.number >= last.number or attempt.status != "running":
             continue
         reason = "ended without a word: it was killed, or its node was lost"

@@ -6,8 +6,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from primus.artifacts.run import Attempt, RunIdentity
-from primus.errors import ArtifactError, RunConflictError
+from primus.artifacts.run import RunIdentity
+from primus.errors import RunConflictError
 from primus.files import atomic_write, sha256_file
 from primus.trainer.checkpoint_directory import newest_first
 
@@ -62,17 +62,6 @@ def adopt_tuned(directory: Path, tuned: Path | None) -> tuple[Path | None, str |
             tuned,
         )
     return own, digest
-
-
-def attempts(directory: Path) -> list[Attempt]:
-    """Every attempt of the run that left a readable record, oldest first."""
-    found = []
-    for path in sorted((directory / "attempts").glob("*/attempt.json")):
-        try:
-            found.append(Attempt.load(path))
-        except ArtifactError:
-            continue
-    return found
 
 
 def new_attempt(directory: Path) -> Path:

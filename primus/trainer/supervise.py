@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from primus.artifacts.provenance import code_version, libraries
-from primus.artifacts.run import RunIdentity, TrainManifest
+from primus.artifacts.run import RunIdentity, TrainManifest, read_attempts
 from primus.artifacts.tokens import SamplesManifest, TokenizerManifest
 from primus.artifacts.weights import WeightsManifest
 from primus.config.frozen import StageSettings
@@ -184,5 +184,5 @@ def _ranks(
 
 def _warning(settings: StageSettings, directory: Path) -> float:
     """Seconds that the ranks need to finish an iteration and to save, by what saves took so far."""
-    saves = [attempt.longest_save_seconds for attempt in run_directory.attempts(directory)]
+    saves = [attempt.longest_save_seconds for attempt in read_attempts(directory)]
     return float(settings.slurm.warning_seconds + 1.5 * max(saves, default=0.0))

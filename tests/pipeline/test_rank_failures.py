@@ -14,7 +14,7 @@ import psutil
 import pytest
 from trainer_run import Bench, Run
 
-from primus.trainer.run_directory import attempts
+from primus.artifacts.run import read_attempts
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def test_a_rank_that_is_stopped_ends_the_attempt_with_the_stacks_of_the_others(
     # The same command goes on, and an ordinary run is not taken for a hung one.
     short = bench.run("stopped", hang_timeout_minutes=0.5, **TWO | {"train_iters": 12})
     short.finish()
-    assert [attempt.status for attempt in attempts(run.directory)] == ["failed", "completed"]
+    assert [attempt.status for attempt in read_attempts(run.directory)] == ["failed", "completed"]
 
 
 @pytest.mark.fault(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from trainer_run import Bench
 
+from primus.artifacts.run import read_attempts
 from primus.reports.curve import read_metrics
 from primus.reports.headline import time_budget
-from primus.trainer.run_directory import attempts
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -48,7 +48,7 @@ def test_a_slow_file_system(tmp_path: Path) -> None:
     assert slow.curve() == quick.curve()
     delayed = re.findall(r"fsync\(\d+<\S+/checkpoints/\.iter_\S+>.*\(DELAYED\)", trace.read_text())
     assert len(delayed) >= SAVES, "files of checkpoints were synced late"
-    (record,) = attempts(slow.directory)
+    (record,) = read_attempts(slow.directory)
     # Each save syncs its files and its manifest, and renames both.
     assert record.save_seconds > 3 * DELAY * SAVES
     curve = read_metrics(slow.directory / "metrics.jsonl", [record])

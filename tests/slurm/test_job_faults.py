@@ -8,7 +8,7 @@ import pytest
 from cluster_run import SETTINGS, SLOW, TWO, Bench, Job, Run, leftovers, nothing_is_left_of
 from lab import Lab, wait
 
-from primus.trainer.run_directory import attempts
+from primus.artifacts.run import read_attempts
 
 pytestmark = pytest.mark.slurm
 
@@ -63,7 +63,7 @@ def test_a_lost_node_costs_at_most_what_was_not_saved(
         job.finish()
     finally:
         cluster.start_node(node)
-    first, second = attempts(run.directory)
+    first, second = read_attempts(run.directory)
     assert (first.status, second.status) == ("failed", "completed")
     assert f"SLURM started job {job.number} again" in first.reason
     assert second.resumed_from in ("iter_0000008", "iter_0000012")
@@ -118,7 +118,7 @@ def test_a_port_that_is_taken_is_replaced(cluster: Lab, bench: Bench) -> None:
     job = Job(run, nodes=2, program=choose)
     job.finish()
     assert "the port is taken; trying another one" in job.log()
-    assert len(attempts(run.directory)) == 1
+    assert len(read_attempts(run.directory)) == 1
 
 
 @pytest.mark.fault(
@@ -141,7 +141,7 @@ def test_an_output_that_cannot_be_written_fails_at_once(cluster: Lab, bench: Ben
 )
 def test_a_run_is_longer_than_its_jobs_may_be(limited: Job) -> None:
     limited.finish()
-    statuses = [attempt.status for attempt in attempts(limited.run.directory)]
+    statuses = [attempt.status for attempt in read_attempts(limited.run.directory)]
     assert len(statuses) >= 2
     assert statuses == [*["preempted"] * (len(statuses) - 1), "completed"]
     iterations = [row.iteration for row in limited.run.rows()]

@@ -12,7 +12,7 @@ from cluster_run import Bench, Job, Run
 from lab import Lab, wait
 
 from primus.artifacts.preflight import Preflight
-from primus.trainer.run_directory import attempts
+from primus.artifacts.run import read_attempts
 
 pytestmark = pytest.mark.slurm
 
@@ -112,6 +112,6 @@ def test_nodes_without_the_runs_directory_are_named_before_any_rank_starts(
     assert all("Fix: " in line for line in lines)
     (found,) = checks(run)
     assert (found.ranks, found.excluded) == ([], [])
-    (attempt,) = attempts(run.directory)
+    (attempt,) = read_attempts(run.directory)
     assert attempt.status == "failed"
     assert "node3: disk: " in attempt.reason

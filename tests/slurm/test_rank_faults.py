@@ -9,7 +9,7 @@ import pytest
 from cluster_run import SETTINGS, SLOW, TWO, Bench, Job, Run, nothing_is_left_of, ranks
 from lab import Lab
 
-from primus.trainer.run_directory import attempts
+from primus.artifacts.run import read_attempts
 
 pytestmark = pytest.mark.slurm
 
@@ -60,9 +60,9 @@ def test_ranks_that_die_or_stop_are_named_and_the_run_goes_on(
         job.wait_for(reached)
         job.signal(name)
     job.finish()
-    ends = [attempt.status for attempt in attempts(run.directory)]
+    ends = [attempt.status for attempt in read_attempts(run.directory)]
     assert ends == [*["failed"] * 3, *["preempted"] * 2, "completed"]
-    assert [attempt.job for attempt in attempts(run.directory)][3:] == [job.number] * 3
+    assert [attempt.job for attempt in read_attempts(run.directory)][3:] == [job.number] * 3
     assert run.curve() == undisturbed.curve()
     lost = [row.iteration for row in run.rows()]
     assert len(lost) - len(set(lost)) <= 3 * SETTINGS["save_interval"]

@@ -26,7 +26,7 @@ import primus.huggingface.write  # noqa: F401 - for the kinds of manifests that 
 from primus import status
 from primus.artifacts import gemm
 from primus.artifacts.manifest import Manifest
-from primus.artifacts.run import CheckpointManifest
+from primus.artifacts.run import CheckpointManifest, read_attempts
 from primus.config import start_model
 from primus.config.frozen import StageSettings
 from primus.config.load import load
@@ -47,7 +47,7 @@ from primus.reports.inputs import Paths, read_inputs
 from primus.reports.integrity import judge
 from primus.run_status import statuses
 from primus.slurm.job import Job
-from primus.trainer import checkpoint_directory, lease, outcome, run_directory
+from primus.trainer import checkpoint_directory, lease, outcome
 
 Read = Callable[[Path], object]
 ROOT = Path(__file__).parents[2]
@@ -277,7 +277,7 @@ def read_run(paths: Paths) -> None:
     """What a report is made of, without its figures, and what a further start reads."""
     inputs = read_inputs(paths)
     judge(inputs, compute_headline(inputs), 0.0)
-    run_directory.attempts(paths.train.parent)
+    read_attempts(paths.train.parent)
     outcome.read_metrics(paths.train.parent)
     statuses([], [])
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from test_run_directory import attempt
 
+from primus.artifacts.run import read_attempts
 from primus.config.frozen import StageSettings
 from primus.errors import TrainingError
 from primus.trainer import supervise
 from primus.trainer.restarts import close_earlier, refuse_endless
-from primus.trainer.run_directory import attempts
 
 
 def turns(directory: Path, parents: list[str | None], *, started: bool = True) -> None:
@@ -69,7 +69,7 @@ def test_attempts_that_ended_without_a_word_are_closed(tmp_path: Path) -> None:
         record = attempt(number).model_copy(update={"status": "running", "job": "17"})
         record.save(tmp_path / f"attempts/{number:03d}/attempt.json")
     close_earlier(tmp_path, record)
-    found = attempts(tmp_path)
+    found = read_attempts(tmp_path)
     assert [one.status for one in found] == ["failed", "preempted", "failed", "running"]
     assert found[0].reason.endswith("or its node was lost")
     assert found[2].reason.endswith("SLURM started job 17 again")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from primus.artifacts.run import Attempt, RunIdentity
+from primus.artifacts.run import Attempt, RunIdentity, read_attempts
 from primus.errors import RunConflictError
 from primus.trainer import run_directory
 
@@ -85,11 +85,11 @@ def test_without_a_tuned_result_there_is_none(tmp_path: Path) -> None:
 
 
 def test_attempts_are_numbered_on(tmp_path: Path) -> None:
-    assert run_directory.attempts(tmp_path) == []
+    assert read_attempts(tmp_path) == []
     first, second = (run_directory.new_attempt(tmp_path) for _ in range(2))
     assert (first.name, second.name) == ("001", "002")
     attempt(1).save(first / "attempt.json")
     (second / "attempt.json").write_text("{")
-    assert [found.number for found in run_directory.attempts(tmp_path)] == [1]
+    assert [found.number for found in read_attempts(tmp_path)] == [1]
     first.rename(tmp_path / "attempts/041")
     assert run_directory.new_attempt(tmp_path).name == "042"

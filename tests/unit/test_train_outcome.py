@@ -11,11 +11,10 @@ from test_checkpoint_directory import KEY, flip_a_bit, write
 from test_run_directory import attempt
 
 from primus.artifacts.failure import Failure, RankEnd, RankStanding, Reason
-from primus.artifacts.run import AttemptResult
+from primus.artifacts.run import AttemptResult, read_attempts
 from primus.config.frozen import StageSettings
 from primus.errors import ArtifactError, OutOfMemoryError, TrainingError, UserError
 from primus.trainer.outcome import finished, port_was_taken, read_metrics, require_completed
-from primus.trainer.run_directory import attempts
 
 
 def settings(train_iters: int) -> StageSettings:
@@ -159,7 +158,7 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match=wanted):
         require_completed(tmp_path, settings(4), 1)
-    (kept,) = attempts(tmp_path)
+    (kept,) = read_attempts(tmp_path)
     assert kept.status == "failed"
     assert "rank 5 on n1" in kept.reason
 

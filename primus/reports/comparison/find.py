@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from primus.artifacts.run import Attempt, RunIdentity
+from primus.artifacts.run import RunIdentity, read_attempts
 from primus.config.layers import is_name
 from primus.config.problems import did_you_mean, listed, show
-from primus.errors import ArtifactError, UserError
+from primus.errors import UserError
 from primus.files import canonical_json, sha256_file, sha256_text
+from primus.hidden import printable
 
 RUNS = Path("output") / "runs"
 # More lines than can be told apart on one axis.
@@ -119,17 +120,6 @@ def _has_rows(directory: Path) -> bool:
         return False
 
 
-def read_attempts(directory: Path) -> list[Attempt]:
-    """Every attempt with a readable record, oldest first."""
-    found = []
-    for path in sorted((directory / "attempts").glob("*/attempt.json")):
-        try:
-            found.append(Attempt.load(path))
-        except ArtifactError:
-            continue  # the trainer, too, counts only those that can be read
-    return sorted(found, key=lambda attempt: attempt.number)
-
-
 def _last_start(directory: Path) -> float:
     """Seconds since the epoch at which the last attempt began."""
     return max((attempt.started for attempt in read_attempts(directory)), default=0.0)
@@ -147,11 +137,6 @@ def _labels(identities: Sequence[RunIdentity], directories: Sequence[Path]) -> I
             # matplotlib leaves a label that begins with _ out of the legend.
             path = printable(str(directory))
             yield f"./{path}" if path.startswith("_") else path
-
-
-def printable(text: str) -> str:
-    """A text that cannot steer a terminal, on one line."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def take(config: MutableMapping[str, Any], words: Sequence[str]) -> Any:

@@ -10,10 +10,10 @@ from typing import Any
 
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.report import ReportManifest
-from primus.artifacts.run import Attempt, MetricsRow, RunIdentity, TrainManifest
+from primus.artifacts.run import Attempt, MetricsRow, RunIdentity, TrainManifest, read_attempts
 from primus.errors import ArtifactError
 from primus.files import read_json
-from primus.reports.comparison.find import Found, read_attempts
+from primus.reports.comparison.find import Found
 from primus.reports.comparison.settings import Known, known_settings
 from primus.reports.curve import Curve, read_metrics
 

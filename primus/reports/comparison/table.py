@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from primus.artifacts.comparison import ComparedRun, ComparisonManifest, SettingDifference
-from primus.reports.comparison.find import printable
+from primus.hidden import printable
 from primus.reports.formats import MISSING, number, scaled, setting, share
 
 # A longer value would push the others off the screen; the page has it whole.
