@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from primus.config.kept_scores import LONGEST, blocks, scores_per_head
+from primus.config.kept_scores import BLOCK, LONGEST, blocks, scores_per_head
 
 
 def serves(like: Tensor, positions: int) -> bool:
@@ -67,10 +67,11 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[T
     q, k, v = _by_group(query, groups), key.flatten(0, 1), value.flatten(0, 1)
     out = query.new_empty(b * groups, heads // groups, s, value.shape[-1])
     kept = query.new_empty(b * heads * scores_per_head(s))
+    later = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1)
     for (start, stop), probabilities in _kept_blocks(kept, b * groups, heads // groups, s):
         scores = _product(_rows(q, start, stop), k[:, :stop].transpose(1, 2), scale)
         diagonal = scores.view(*q.shape[:2], stop - start, stop)[..., start:]
-        diagonal.masked_fill_(_later(stop - start), -math.inf)
+        diagonal.masked_fill_(later[: stop - start, : stop - start], -math.inf)
         torch.softmax(scores, -1, out=probabilities)
         rows = torch.bmm(probabilities, v[:, :stop])
         out[:, :, start:stop] = rows.view(*out.shape[:2], stop - start, -1)
@@ -151,7 +152,3 @@ def _rows(x: Tensor, start: int, stop: int) -> Tensor:
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     out = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
     return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
-
-
-def _later(size: int) -> Tensor:
-    return torch.ones(size, size, dtype=torch.bool).triu(1)
