@@ -12,11 +12,11 @@ sys.path.insert(0, os.getcwd())
 from primus import driver
 from primus.config import announce, cluster, paths, pipeline
 from primus.errors import PrimusError, fail
-from primus.reports.comparison import find
+from primus.reports.comparison import asked
 
 driver.arrive(sys.argv[1:])
 # What is left of the configuration is of the experiments.
-COMPARISON = find.Asked(find.take(config, sys.argv[1:]))
+COMPARISON = asked.Asked(asked.take(config, sys.argv[1:]))
 PIPELINE = pipeline.Pipeline(config)
 ANNOUNCER = announce.Announcer(sys.argv[1:])
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from primus.config.identity import StageKey
 from primus.config.schema.keys import Stage
 
+# <experiment>/<key> below is a run.
+RUNS = Path("output") / "runs"
 # The names in braces are Snakemake's wildcards.
 ARTIFACT: dict[Stage, str] = {
     "tokenizer": "output/tokenizer/{dataset}/{key}/manifest.json",

@@ -20,7 +20,8 @@ from primus.artifacts.run import RunIdentity
 from primus.compare import main
 from primus.errors import UserError
 from primus.reports.comparison import build
-from primus.reports.comparison.find import Asked, find_runs, names_in, take
+from primus.reports.comparison.asked import Asked, names_in, take
+from primus.reports.comparison.find import find_runs
 from primus.reports.comparison.read import read_run, steady
 from primus.reports.comparison.settings import touched
 from primus.reports.curve import Curve
@@ -549,7 +550,7 @@ def test_what_snakemake_is_told() -> None:
 
 def test_what_every_start_of_snakemake_imports_is_light() -> None:
     code = (
-        "import sys, primus.reports.comparison.find;"
+        "import sys, primus.reports.comparison.asked, primus.reports.comparison.find;"
         "sys.exit(len({'torch', 'numpy', 'matplotlib', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
