@@ -17,9 +17,10 @@ from typing import Any
 
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.extent import recorded
-from primus.config.identity import StageKey, closure, identities, upstream_of
+from primus.config.identity import StageKey, identities, upstream_of
 from primus.config.load import load
 from primus.config.paths import artifact, settings_file
+from primus.config.pipeline import stages_of
 from primus.config.schema.keys import Stage
 from primus.config.schema.settings import Settings
 from primus.errors import run_main
@@ -61,12 +62,9 @@ class Verdict:
 def explain(settings: Settings, root: Path = Path()) -> list[Verdict]:
     """One verdict for each stage that the experiment has, upstream ones first."""
     made = identities(settings)
-    stages = {*closure(settings, "report"), *closure(settings, "export")}
-    if (root / artifact(made["evaluate"])).is_file():
-        stages.add("evaluate")
-    wanted = sorted(stages, key=list(made).index)
+    evaluated = (root / artifact(made["evaluate"])).is_file()
     verdicts: dict[str, Verdict] = {}
-    for stage in wanted:
+    for stage in stages_of(settings, "eval" if evaluated else "train"):
         upstream = [verdicts[name] for name in upstream_of(settings, stage) if name in verdicts]
         if stage == "report":
             upstream += [verdicts[name] for name in ("export", "evaluate") if name in verdicts]

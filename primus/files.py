@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from blake3 import blake3
 
@@ -18,6 +18,8 @@ from primus.errors import UnavailableError
 
 # Of what is read to be hashed: it stays in a processor's cache.
 _CHUNK = 512 << 10
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -100,6 +102,30 @@ def tail(path: Path | str, size: int) -> bytes:
     with open(path, "rb") as stream:
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - size))
         return stream.read()
+
+
+def last_parsed(path: Path | str, size: int, parse: Callable[[bytes], T | None]) -> T | None:
+    """What `parse` makes of the last line that it takes: a torn one at the end is being written.
+
+    Args:
+        size: bytes at the end of the file in which the line lies.
+        parse: raises ValueError, or gives None, for a line that does not count.
+
+    Returns:
+        None where there is no such line, or no file.
+    """
+    try:
+        lines = tail(path, size).splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            found = parse(line)
+        except ValueError:
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 def read_json(path: Path | str) -> Any:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from primus.artifacts.run import Attempt, MetricsRow, TrainManifest, read_attempts
-from primus.config.paths import ARTIFACT
+from primus.config.paths import ARTIFACT, RUNS
 from primus.errors import ArtifactError, RunConflictError
-from primus.files import tail
+from primus.files import last_parsed
 from primus.slurm.job import key_of
 from primus.slurm.queue import QueuedJob
 from primus.slurm.submit import DIRECTORY
 from primus.trainer.lease import writer_of
 
-RUNS = Path("output") / "runs"
 # Metrics rows are shorter; the last whole one lies in here.
 _TAIL_BYTES = 1 << 14
 
@@ -102,7 +101,8 @@ def status_of(directory: Path, jobs: Sequence[QueuedJob] = ()) -> RunStatus:
     """
     tried = read_attempts(directory)
     last = tried[-1] if tried else None
-    row = _last_row(directory / "metrics.jsonl")
+    rows = directory / "metrics.jsonl"
+    row = last_parsed(rows, _TAIL_BYTES, MetricsRow.model_validate_json)
     iteration = row.iteration if row is not None else 0
     target = _target(directory, last)
     state, where = _state(directory, last, jobs, target)
@@ -164,17 +164,3 @@ def _target(directory: Path, last: Attempt | None) -> int | None:
         return int(json.loads(about.read_text(encoding="utf-8"))["settings"]["train_iters"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _last_row(path: Path) -> MetricsRow | None:
-    """The last whole row of training; a torn one at the end is being written."""
-    try:
-        lines = tail(path, _TAIL_BYTES).splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            return MetricsRow.model_validate_json(line)
-        except ValueError:
-            continue
-    return None

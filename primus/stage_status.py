@@ -12,9 +12,10 @@ from typing import Literal
 
 from primus.artifacts.standing import Standing, read_standing
 from primus.artifacts.timing import last_time
-from primus.config.identity import StageKey, closure, identities
+from primus.config.identity import StageKey, identities
 from primus.config.paths import artifact
-from primus.config.schema.keys import STAGES, Stage
+from primus.config.pipeline import stages_of
+from primus.config.schema.keys import Stage
 from primus.config.schema.settings import Settings
 from primus.errors import PreemptedError, PrimusError, TrainingError, UserError
 from primus.processes import started
@@ -83,9 +84,8 @@ class Pipeline:
     @classmethod
     def of(cls, settings: Settings) -> Pipeline:
         """Those of resolved settings."""
-        wanted = {*closure(settings, "report"), *closure(settings, "export")}
         made = identities(settings)
-        return cls(settings.experiment, {name: made[name] for name in STAGES if name in wanted})
+        return cls(settings.experiment, {name: made[name] for name in stages_of(settings, "train")})
 
     @cached_property
     def run(self) -> Path:

@@ -21,9 +21,10 @@ from typing import Any
 
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.load import experiments, load
+from primus.config.paths import RUNS
 from primus.config.problems import did_you_mean, listed, show
 from primus.errors import PrimusError, UserError, run_main
-from primus.run_status import RUNS, RunStatus, other_jobs, statuses
+from primus.run_status import RunStatus, other_jobs, statuses
 from primus.slurm import queue
 from primus.slurm.queue import Place, QueuedJob
 from primus.slurm.submit import DIRECTORY

@@ -12,7 +12,7 @@ from typing import Any
 
 from primus.artifacts.standing import standing
 from primus.errors import FileSystemError, UnavailableError
-from primus.files import parse_json, require_writable, tail
+from primus.files import last_parsed, parse_json, require_writable
 
 _TAIL_BYTES = 1 << 12
 
@@ -52,18 +52,13 @@ def stage_time(stage: str, output: Path | str) -> Iterator[None]:
 
 def last_time(output: Path | str) -> dict[str, Any] | None:
     """The last whole line of `<output>.times.jsonl`; None where there is none."""
-    try:
-        lines = tail(times_path(output), _TAIL_BYTES).splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            found = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and isinstance(found.get("succeeded"), bool):
-            return found
-    return None
+    return last_parsed(times_path(output), _TAIL_BYTES, _time)
+
+
+def _time(line: bytes) -> dict[str, Any] | None:
+    found = parse_json(line)
+    whole = isinstance(found, dict) and isinstance(found.get("succeeded"), bool)
+    return found if whole else None
 
 
 def times_path(output: Path | str) -> Path:

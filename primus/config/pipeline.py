@@ -56,6 +56,12 @@ MEANING: dict[str, str] = {
 _START_MINUTES = 5
 
 
+def stages_of(settings: Settings, target: str) -> list[Stage]:
+    """What runs for the target of an experiment, upstream stages first."""
+    wanted = {name for stage in TARGETS[target] for name in closure(settings, stage)}
+    return [stage for stage in STAGES if stage in wanted]
+
+
 @dataclass(frozen=True)
 class Plan:
     """One resolved experiment and the identities of its stages."""
@@ -78,8 +84,7 @@ class Plan:
 
     def stages_of(self, target: str) -> list[Stage]:
         """What runs for the target, upstream stages first."""
-        wanted = {name for stage in TARGETS[target] for name in closure(self.settings, stage)}
-        return [stage for stage in STAGES if stage in wanted]
+        return stages_of(self.settings, target)
 
     def threads(self, stage: Stage) -> int:
         """Cores that a stage keeps busy; a measurement takes all cores of the ranks."""

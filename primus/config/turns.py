@@ -13,6 +13,7 @@ from typing import Any
 from primus.config.cluster import NONE
 from primus.config.estimate import checkpoint_bytes, estimate
 from primus.config.identity import stage_identity
+from primus.config.paths import RUNS
 from primus.config.summary import amount, duration
 from primus.files import tail
 
@@ -60,7 +61,7 @@ def _asked(asked: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def turns(s: Any, runs: Path = Path("output") / "runs") -> str:
+def turns(s: Any, runs: Path = RUNS) -> str:
     """How many jobs' time the rest of the training takes."""
     done, pace = _done(runs / s.experiment / stage_identity(s, "train").key), _pace(s, runs)
     left = s.train_iters - done

@@ -12,7 +12,6 @@ from primus.artifacts.tokens import DataManifest
 from primus.dataset.samples import documents_of
 from primus.dataset.text import BadRecord, TextFile, parse
 from primus.errors import DataError
-from primus.files import sha256_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,7 +52,7 @@ def text_records(names: Iterable[str], data: DataManifest) -> dict[str, FileReco
     found = {}
     for name in names:
         try:
-            found[name] = FileRecord(size=Path(name).stat().st_size, sha256=sha256_file(name))
+            found[name] = FileRecord.of(Path(name))
         except OSError as error:
             raise DataError(f"{name}: cannot be read: {error.strerror}") from error
         if found[name].sha256 in trained:

@@ -114,23 +114,13 @@ def open_split(
         DataError: the split has no samples, or the token files are not those of the samples.
     """
     path = Path(samples_manifest)
-    manifest = SamplesManifest.load(path)
-    data_path = path.parent / manifest.data_manifest
-    data = DataManifest.load(data_path)
-    _check_data(manifest, data, data_path, path)
-    _check_sizes(data.files, data_path.parent)
+    manifest, splits = _open(path, eod_mask_loss=eod_mask_loss)
     _check_sizes(manifest.files, path.parent)
     if not manifest.samples[split]:
         raise DataError(
             f"split = {manifest.split}: {split} has no samples. Fix: give it a share above 0"
         )
-    prefix = data_path.parent / data.path_prefix
-    request = SamplesRequest(
-        seq_length=manifest.seq_length, split=manifest.split, seed=manifest.seed
-    )
-    cache = path.parent / manifest.path_to_cache
-    config = _config(request, data, prefix, cache, eod_mask_loss=eod_mask_loss, read_only=True)
-    dataset = _Splits(config, data, prefix).open(split)
+    dataset = splits.open(split)
     for cached in (
         dataset.path_to_document_index,
         dataset.path_to_sample_index,
@@ -153,7 +143,11 @@ def documents_of(samples_manifest: Path | str, split: SplitName) -> Iterator[np.
         ArtifactError: a manifest or a token file is missing or of another size.
         DataError: the split has no documents, or the token files are not those of the samples.
     """
-    path = Path(samples_manifest)
+    yield from _open(Path(samples_manifest))[1].documents(split)
+
+
+def _open(path: Path, *, eod_mask_loss: bool = False) -> tuple[SamplesManifest, _Splits]:
+    """What `path` says, and the splits of token files that are there; caches are only read."""
     manifest = SamplesManifest.load(path)
     data_path = path.parent / manifest.data_manifest
     data = DataManifest.load(data_path)
@@ -162,9 +156,9 @@ def documents_of(samples_manifest: Path | str, split: SplitName) -> Iterator[np.
     request = SamplesRequest(
         seq_length=manifest.seq_length, split=manifest.split, seed=manifest.seed
     )
-    prefix = data_path.parent / data.path_prefix
-    config = _config(request, data, prefix, path.parent / manifest.path_to_cache, read_only=True)
-    yield from _Splits(config, data, prefix).documents(split)
+    prefix, cache = data_path.parent / data.path_prefix, path.parent / manifest.path_to_cache
+    config = _config(request, data, prefix, cache, eod_mask_loss=eod_mask_loss, read_only=True)
+    return manifest, _Splits(config, data, prefix)
 
 
 def verify_samples(samples_manifest: Path | str) -> SamplesManifest:

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from primus.artifacts.report import Headline
 from primus.artifacts.steps import DEFAULT_PROCESS, PLAIN_MALLOC, TUNED, TUNED_PLAIN, UNTUNED
 from primus.reports.curve import resume_base
 from primus.reports.figures import draw_figures
-from primus.reports.formats import FILTERS
 from primus.reports.gemm import in_training, strangers
 from primus.reports.headline import duration, ended
 from primus.reports.inputs import Inputs, StageValues
 from primus.reports.integrity import Judgement
 from primus.reports.reproduce import reproduction
+from primus.reports.template import render_template
 
 VERDICTS = {
     "passed": "Finished and verified",
@@ -37,16 +35,9 @@ MARKS = {"ok": "✓", "warning": "!", "failed": "✗", "absent": "·"}
 
 
 def render(inputs: Inputs, headline: Headline, judgement: Judgement) -> str:
-    """The whole page; every value is escaped, the figures are the only markup passed through."""
-    environment = Environment(
-        loader=PackageLoader("primus.reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters.update(FILTERS)
-    return environment.get_template("report.html.j2").render(
+    """The whole page; the figures are the only markup that is passed through."""
+    return render_template(
+        "report.html.j2",
         inputs=inputs,
         train=inputs.train,
         headline=headline,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from primus.artifacts.tokens import TokenizerManifest
+from primus.config.paths import RUNS
 from primus.errors import ArtifactError, UserError
 
-RUNS = Path("output") / "runs"
 TOKENIZERS = Path("output") / "tokenizer"
 
 

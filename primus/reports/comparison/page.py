@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from primus.artifacts.comparison import ComparisonManifest
 from primus.reports.comparison.figures import draw_figures
 from primus.reports.comparison.read import Run
 from primus.reports.comparison.table import changes, figures, shown
-from primus.reports.formats import FILTERS
+from primus.reports.template import render_template
 
 MARKS = {"warning": "!", "failed": "✗"}
 VERDICTS = {
@@ -22,16 +20,9 @@ VERDICTS = {
 
 
 def render(comparison: ComparisonManifest, runs: Sequence[Run]) -> str:
-    """The whole page; every value is escaped, the figures are the only markup passed through."""
-    environment = Environment(
-        loader=PackageLoader("primus.reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters.update(FILTERS)
-    return environment.get_template("compare.html.j2").render(
+    """The whole page; the figures are the only markup that is passed through."""
+    return render_template(
+        "compare.html.j2",
         comparison=comparison,
         drawn=draw_figures(comparison, runs),
         figures=list(figures(comparison.runs)),
