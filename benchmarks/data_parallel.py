@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks import step_shape
+from benchmarks.step_contestants import Model, batch_of, build
 from primus.launch import platform_environment, thread_environment
 
 ALONE, DDP = "alone", "torch DDP"
@@ -39,16 +40,7 @@ OURS: dict[str, dict[str, Any]] = {
         "overlap_param_gather": True,
     },
 }
-_SIZES = {
-    "num_layers": 6,
-    "hidden_size": 512,
-    "ffn_hidden_size": 1408,
-    "num_attention_heads": 8,
-    "num_query_groups": 8,
-    "vocab_size": 7168,
-    "seq_length": 512,
-    "micro_batch_size": 1,
-}
+_SIZES = step_shape.SMALL | {"seq_length": 512}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -143,8 +135,8 @@ def _serve(
     import torch
 
     torch.set_num_threads(1)
-    build = _torch_ddp if name == DDP else _ours
-    step = build(shape, ranks, OURS.get(name, {}))
+    begin = _torch_ddp if name == DDP else _ours
+    step = begin(shape, ranks, OURS.get(name, {}))
     pipe.send("ready")
     while pipe.recv() == "step":
         torch.distributed.barrier()
@@ -160,59 +152,24 @@ def _settings(shape: dict[str, Any], ranks: int, changes: dict[str, Any]) -> Any
     )
 
 
-def _prepared(shape: dict[str, Any], ranks: int, changes: dict[str, Any]) -> Any:
-    from primus.trainer.platform import install
-
-    device = install("cpu")
-    from primus.trainer import parallel
-    from primus.trainer.kernels import compile_or_fall_back
-    from primus.trainer.model import model_config
-
-    compile_or_fall_back(device)
-    settings = _settings(shape, ranks, changes)
-    parallel.initialize(settings, timeout_minutes=10)
-    config = model_config(settings)
-    return settings, config, parallel.build_chunks(settings, config)
-
-
 def _random_batch(shape: dict[str, Any]) -> dict[str, Any]:
     import torch
     from torch import distributed
 
     generator = torch.Generator().manual_seed(distributed.get_rank())
-    size = (shape["micro_batch_size"], shape["seq_length"])
-    return {
-        "tokens": torch.randint(0, shape["vocab_size"], size, generator=generator),
-        "labels": torch.randint(0, shape["vocab_size"], size, generator=generator),
-        "position_ids": torch.arange(shape["seq_length"]).expand(size),
-        "loss_mask": torch.ones(size),
-    }
+    size = (shape["micro_batch_size"], shape["seq_length"] + 1)
+    return batch_of(torch.randint(0, shape["vocab_size"], size, generator=generator))
 
 
 def _ours(shape: dict[str, Any], ranks: int, changes: dict[str, Any]) -> Callable[[], object]:
-    settings, config, plain = _prepared(shape, ranks, changes)
-    from primus.trainer import parallel
-    from primus.trainer.forward_backward import forward_backward
-    from primus.trainer.optimizer import build_optimizer, take_step
-
-    chunks = parallel.wrap(settings, config, plain)
-    optimizer = build_optimizer(settings, chunks)
-    config.grad_scale_func = optimizer.scale_loss
+    model = Model(_settings(shape, ranks, changes))
     batch = _random_batch(shape)
-
-    def step() -> None:
-        for chunk in chunks:
-            chunk.zero_grad_buffer()  # type: ignore[operator]
-        optimizer.zero_grad()
-        forward_backward(settings, chunks, iter([batch]), num_microbatches=1)
-        take_step(optimizer, step_shape.CLIP)
-
-    return step
+    return lambda: model.step(batch)
 
 
 def _torch_ddp(shape: dict[str, Any], ranks: int, changes: dict[str, Any]) -> Callable[[], object]:
     """The same layers and kernels; torch's buckets, clipping and fused AdamW."""
-    _, _, (model,) = _prepared(shape, ranks, changes)
+    _, (model,) = build(_settings(shape, ranks, changes))
     import torch
 
     wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)

@@ -24,24 +24,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.step_shape import SMALL
+
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = "llama3_8B_tiny"
 WARMUP = 3
 # Keys over those of the demo.
 MODELS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "27M": {
-        "num_layers": 6,
-        "hidden_size": 512,
-        "ffn_hidden_size": 1408,
-        "num_attention_heads": 8,
-        "num_query_groups": 8,
-        "vocab_size": 7168,
-        "seq_length": 1024,
-        "max_position_embeddings": 1024,
-        "micro_batch_size": 1,
-        "global_batch_size": 1,
-    },
+    "27M": SMALL | {"max_position_embeddings": SMALL["seq_length"], "global_batch_size": 1},
 }
 ALWAYS: dict[str, Any] = {
     "hardware": "cpu",

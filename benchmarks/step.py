@@ -47,16 +47,7 @@ from benchmarks.step_shape import Unavailable
 
 _PRODUCTS = (GEMM, BEST)
 _SIZES = {
-    "cpu": {
-        "num_layers": 6,
-        "hidden_size": 512,
-        "ffn_hidden_size": 1408,
-        "num_attention_heads": 8,
-        "num_query_groups": 8,
-        "vocab_size": 7168,
-        "seq_length": 1024,
-        "micro_batch_size": 1,
-    },
+    "cpu": step_shape.SMALL,
     "cuda": {
         "num_layers": 16,
         "hidden_size": 2048,

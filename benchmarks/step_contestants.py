@@ -14,34 +14,52 @@ _TUNING_SECONDS = 600.0
 _BACKENDS = {"cpu": "cpu", "cuda": "cublaslt"}
 
 
-class _Model:
+def build(settings: Any, gemm: Any = None) -> tuple[Any, list[Any]]:
+    """Megatron's configuration, and the model that nothing is wrapped around yet."""
+    from primus.trainer.platform import install
+
+    device = install(settings.platform)
+    from primus.trainer import parallel
+    from primus.trainer.kernels import compile_or_fall_back
+    from primus.trainer.model import model_config
+
+    compile_or_fall_back(device)
+    parallel.initialize(settings, timeout_minutes=10)
+    config = model_config(settings, gemm)
+    return config, parallel.build_chunks(settings, config)
+
+
+class Model:
     """Our model and optimizer, as a rank of a training builds them."""
 
-    def __init__(self, shape: dict[str, Any], gemm: Any = None) -> None:
-        from primus.trainer.platform import install
-
-        device = install(shape["device"])
+    def __init__(self, settings: Any, gemm: Any = None) -> None:
+        config, plain = build(settings, gemm)
         from primus.trainer import parallel
-        from primus.trainer.kernels import compile_or_fall_back
-        from primus.trainer.model import model_config
         from primus.trainer.optimizer import build_optimizer
 
-        compile_or_fall_back(device)
-        self.settings = step_shape.settings(shape)
-        parallel.initialize(self.settings, timeout_minutes=10)
-        config = model_config(self.settings, gemm)
-        plain = parallel.build_chunks(self.settings, config)
-        inner: Any = plain[0].module if shape["bf16"] else plain[0]
-        self.tensors = _by_hugging_face_names(self.settings, inner)
-        self.chunks: list[Any] = parallel.wrap(self.settings, config, plain)
-        self.optimizer = build_optimizer(self.settings, self.chunks)
+        self.settings = settings
+        self._inner: Any = plain[0].module if settings.bf16 else plain[0]
+        self.chunks: list[Any] = parallel.wrap(settings, config, plain)
+        self.optimizer = build_optimizer(settings, self.chunks)
         config.grad_scale_func = self.optimizer.scale_loss
-        self.batch = _batch(shape)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """For the head of the table."""
-        return {"parameters": sum(tensor.numel() for tensor in self.tensors.values())}
+    def weights(self) -> dict[str, Any]:
+        """Copies of the weights by Hugging Face's names."""
+        return _by_hugging_face_names(self.settings, self._inner)
+
+    def step(self, batch: dict[str, Any]) -> float:
+        """A training iteration in a few lines; its loss."""
+        from primus.trainer.forward_backward import forward_backward
+        from primus.trainer.optimizer import take_step
+
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        loss, count = forward_backward(
+            self.settings, self.chunks, iter([batch]), num_microbatches=1
+        )
+        take_step(self.optimizer, step_shape.CLIP)
+        return float(loss / count)
 
 
 def _by_hugging_face_names(settings: Any, model: Any) -> dict[str, Any]:
@@ -70,18 +88,18 @@ def _by_hugging_face_names(settings: Any, model: Any) -> dict[str, Any]:
     }
 
 
-def _batch(shape: dict[str, Any]) -> dict[str, Any]:
+def batch_of(tokens: Any) -> dict[str, Any]:
+    """A micro-batch of (b, s + 1) tokens, as the trainer's loop is given it."""
     import torch
 
     from primus.trainer.batches import SAMPLE_IDS
 
-    tokens = step_shape.tokens(shape)
-    count, device = tokens.shape[0], tokens.device
+    (count, length), device = tokens.shape, tokens.device
     return {
         "tokens": tokens[:, :-1].contiguous(),
         "labels": tokens[:, 1:].contiguous(),
-        "position_ids": torch.arange(shape["seq_length"], device=device).expand(count, -1),
-        "loss_mask": torch.ones(count, shape["seq_length"], device=device),
+        "position_ids": torch.arange(length - 1, device=device).expand(count, -1),
+        "loss_mask": torch.ones(count, length - 1, device=device),
         SAMPLE_IDS: torch.arange(count),
     }
 
@@ -90,31 +108,22 @@ def bare(shape: dict[str, Any], gemm: Any = None) -> Built:
     """Our model in a loop of a few lines; it also leaves its initial weights for the others."""
     from safetensors.torch import save_file
 
-    model = _Model(shape, gemm)
+    model = Model(step_shape.settings(shape), gemm)
+    weights = model.weights()
     if not step_shape.weights(shape).exists():
         save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in model.tensors.items()},
+            {name: tensor.cpu().contiguous() for name, tensor in weights.items()},
             str(step_shape.weights(shape)),
         )
-    from primus.trainer.forward_backward import forward_backward
-    from primus.trainer.optimizer import take_step
-
-    def step() -> float:
-        for chunk in model.chunks:
-            chunk.zero_grad_buffer()
-        model.optimizer.zero_grad()
-        batches = iter([model.batch])
-        loss, count = forward_backward(model.settings, model.chunks, batches, num_microbatches=1)
-        take_step(model.optimizer, step_shape.CLIP)
-        return float(loss / count)
-
-    return Built(step, model.about)
+    batch = batch_of(step_shape.tokens(shape))
+    about = {"parameters": sum(tensor.numel() for tensor in weights.values())}
+    return Built(lambda: model.step(batch), about)
 
 
 def with_loop(shape: dict[str, Any]) -> Built:
     """The trainer's own loop with a tuned result: log, metrics, watching, counters of hits."""
-    gemm = _dispatcher(shape)
-    model = _Model(shape, gemm)
+    model = Model(step_shape.settings(shape), _dispatcher(shape))
+    batch = batch_of(step_shape.tokens(shape))
     from primus.trainer.checkpoint import TrainingState
     from primus.trainer.consumed import Consumed
     from primus.trainer.loop import Loop, Run
@@ -132,7 +141,7 @@ def with_loop(shape: dict[str, Any]) -> Built:
 
     def batches(_: int = 0) -> Iterator[dict[str, Any]]:
         while True:
-            yield model.batch
+            yield batch
 
     tracked = TrackedRun(
         directory=directory,
@@ -163,7 +172,7 @@ def with_loop(shape: dict[str, Any]) -> Built:
         loop._iterate(read)
         return loop.loss
 
-    return Built(step, model.about)
+    return Built(step, {})
 
 
 def tuned(shape: dict[str, Any]) -> Built:

@@ -19,6 +19,18 @@ LLAMA = (
     *("num_attention_heads", "num_query_groups", "vocab_size"),
 )
 
+# About 27M parameters.
+SMALL = {
+    "num_layers": 6,
+    "hidden_size": 512,
+    "ffn_hidden_size": 1408,
+    "num_attention_heads": 8,
+    "num_query_groups": 8,
+    "vocab_size": 7168,
+    "seq_length": 1024,
+    "micro_batch_size": 1,
+}
+
 LR, BETAS, EPS, DECAY, CLIP = 1e-4, (0.9, 0.95), 1e-8, 0.1, 1.0
 
 
