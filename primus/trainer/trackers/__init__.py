@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Rows that wait for a tracker; one row per log line comes.
 _WAITING = 1000
 _CLOSE_SECONDS = 60.0
+# For one that has failed: its thread may just be telling so.
+_LEAVE_SECONDS = 1.0
 _LONGEST_REASON = 300
 
 
@@ -118,7 +120,7 @@ class _Guard:
             self._fail(f"{_WAITING} rows wait for it")
 
     def join(self) -> bool:
-        self._thread.join(0.0 if self._failed.is_set() else _CLOSE_SECONDS)
+        self._thread.join(_LEAVE_SECONDS if self._failed.is_set() else _CLOSE_SECONDS)
         alive = self._thread.is_alive()
         if alive:
             self._fail(f"it has not ended for {_CLOSE_SECONDS:.0f} s")
