@@ -1,8 +1,9 @@
 """Plan targets with Snakemake's own API and print every job as JSON; one dry run for each set.
 
-    python planned_commands.py '[{"targets": ["train_x"], "config": {}, "profile": false}]'
+    echo '[{"targets": ["train_x"], "config": {}, "profile": false}]' | python planned_commands.py
 
-Each set of targets in a child of this process: Snakemake is imported once.
+The sets come by standard input: one argument holds 128 KiB at most. Each is planned in a child of
+this process: Snakemake is imported once.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def planned(targets: list[str], config: dict[str, Any], profile: bool) -> dict[s
 
 
 def main() -> None:
-    for number, asked in enumerate(json.loads(sys.argv[1])):
+    for number, asked in enumerate(json.load(sys.stdin)):
         sys.argv[1:] = ["--dry-run", *asked["targets"]]
         child = os.fork()
         if child == 0:

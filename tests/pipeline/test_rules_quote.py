@@ -110,8 +110,9 @@ class Hostile:
         """What Snakemake plans, one entry for each set of targets."""
         program = Path(__file__).with_name("planned_commands.py")
         done = subprocess.run(
-            [sys.executable, str(program), json.dumps(asked)],
+            [sys.executable, str(program)],
             cwd=self.path,
+            input=json.dumps(asked),
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
