@@ -6,6 +6,8 @@ GEMMs. Parameters and checkpoints are those of upstream's `SequentialMLP`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,38 @@ class Experts(SequentialMLP):
 
 class SharedExperts(SharedExpertMLP, SwiGLUMLP):
     """The experts that see every token, with one compiled activation."""
+
+
+class Dispatcher(MoEAlltoAllTokenDispatcher):
+    """Upstream's dispatcher, which one rank asks to sort nothing again.
+
+    What a rank has sorted by expert for itself alone is in order; upstream cuts it up and joins it
+    in the same order, forwards and backwards.
+    """
+
+    def dispatch_postprocess(
+        self, global_input_tokens: Tensor, global_probs: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
+        """Sort what all ranks sent by expert."""
+        with self._as_it_is():
+            rows, counts, weights = super().dispatch_postprocess(global_input_tokens, global_probs)
+        return rows, counts, weights
+
+    def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
+        """Bring rows back into the order in which the ranks sent them."""
+        with self._as_it_is():
+            rows: Tensor = super().combine_preprocess(hidden_states)
+        return rows
+
+    @contextmanager
+    def _as_it_is(self) -> Iterator[None]:
+        held: int = self.num_local_experts  # type: ignore[has-type]
+        if self.tp_size * self.ep_size == 1:
+            self.num_local_experts = 1
+        try:
+            yield
+        finally:
+            self.num_local_experts = held
 
 
 class BalancedDispatcher(MoEAlltoAllTokenDispatcher):
@@ -140,13 +174,15 @@ def _index(order: Any, like: Tensor) -> Tensor:
 
 
 class ExpertLayer(MoELayer):
-    """Upstream's layer, with the dispatcher that balanced routing needs."""
+    """Upstream's layer, with one of our dispatchers."""
 
     def __init__(self, config: Any, submodules: MoESubmodules, **kwargs: Any) -> None:
         groups = kwargs.pop("pg_collection", None) or get_default_pg_collection()
         super().__init__(config, submodules, pg_collection=groups, **kwargs)
-        if config.balanced_routing:
-            self.token_dispatcher = BalancedDispatcher(
+        kind = BalancedDispatcher if config.balanced_routing else Dispatcher
+        sends_all = config.moe_token_dispatcher_type == "alltoall"  # noqa: S105
+        if config.balanced_routing or sends_all:
+            self.token_dispatcher = kind(
                 self.num_local_experts,
                 self.local_expert_indices,
                 config=config,

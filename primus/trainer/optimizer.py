@@ -53,7 +53,7 @@ class FusedAdam(torch.optim.Optimizer):
             if not params:
                 continue
             states = [self._state(p) for p in params]
-            steps = [torch.tensor(float(group["step"]), device=p.device) for p in params]
+            step = torch.tensor(float(group["step"]), device=params[0].device)
             beta1, beta2 = group["betas"]
             self._fused(
                 params,
@@ -61,7 +61,7 @@ class FusedAdam(torch.optim.Optimizer):
                 [s["exp_avg"] for s in states],
                 [s["exp_avg_sq"] for s in states],
                 [],
-                steps,
+                [step] * len(params),
                 amsgrad=False,
                 lr=group["lr"],
                 beta1=beta1,

@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.transformer.moe.moe_utils import sort_chunks_by_idxs as sort_chunks
+from megatron.core.transformer.moe.token_dispatcher import (
+    MoEAllGatherTokenDispatcher,
+    MoEAlltoAllTokenDispatcher,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from trainer_tiny import tiny, tiny_deepseek
 
-from primus.trainer import parallel
-from primus.trainer.experts import ExpertLayer, SharedExperts
+from primus.trainer import experts, parallel
+from primus.trainer.experts import Dispatcher, ExpertLayer, SharedExperts
 from primus.trainer.linear import TorchGemm
 from primus.trainer.model import ModelConfig, model_config
 from primus.trainer.routing import Router, choose_experts, limit_to_groups
@@ -196,6 +201,39 @@ def test_a_layer_is_the_weighted_sum_of_its_experts(family: str, dispatcher: str
         torch.testing.assert_close(
             gradients[name], parameter.grad, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_a_dispatcher_of_one_rank_gives_upstreams_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, grad = torch.randn(32, 2, 64), torch.randn(32, 2, 64)
+
+    def run(layer: ExpertLayer) -> list[Tensor]:
+        mine = x.clone().requires_grad_()
+        result, _ = layer(mine)
+        result.backward(grad)
+        return [result, mine.grad, *(p.grad for p in layer.parameters())]
+
+    settings = tiny_deepseek("deepseek_v3")
+    layer = expert_layer(settings)
+    assert isinstance(layer.token_dispatcher, Dispatcher)
+    pieces: list[int] = []
+
+    def watched(rows: Tensor, sizes: Tensor, *args: Any, **kwargs: Any) -> Any:
+        pieces.append(len(sizes))
+        return sort_chunks(rows, sizes, *args, **kwargs)
+
+    sorting = "megatron.core.transformer.moe.token_dispatcher.sort_chunks_by_idxs"
+    monkeypatch.setattr(sorting, watched)
+    own = run(layer)
+    assert not pieces
+    monkeypatch.setattr(experts, "Dispatcher", MoEAlltoAllTokenDispatcher)
+    theirs = run(expert_layer(settings))
+    assert pieces == [8, 8]
+    assert all(torch.equal(*pair) for pair in zip(own, theirs, strict=True))
+
+
+def test_the_other_dispatcher_can_be_chosen() -> None:
+    settings = tiny_deepseek("deepseek_v3", moe_token_dispatcher_type="allgather")
+    assert isinstance(expert_layer(settings).token_dispatcher, MoEAllGatherTokenDispatcher)
 
 
 def test_an_expert_without_tokens_gets_a_gradient_of_zero() -> None:
