@@ -112,7 +112,7 @@ def require_completed(directory: Path, settings: StageSettings, status: int) -> 
         # So srun and shells say it.
         status = _SIGNALLED - status
     cause = _cause(attempt, failures, status, path / "logs")
-    if attempt is not None and attempt.status == "running":
+    if attempt is not None and attempt.status in ("running", "failed"):
         reason = cause.removeprefix("failed: ")
         attempt.model_copy(update={"status": "failed", "reason": reason}).save(
             path / "attempt.json"
@@ -148,7 +148,7 @@ def port_was_taken(logs: Path) -> bool:
 def _cause(attempt: Attempt | None, failures: list[Failure], status: int, logs: Path) -> str:
     """What happened, to follow the number of the attempt."""
     if attempt is not None and attempt.status in ("preempted", "failed"):
-        return f"{attempt.status}: {attempt.reason}"
+        return f"{attempt.status}: {_ended_by_signal(attempt, failures)}{attempt.reason}"
     hung = next((f for f in failures if f.reason == "hang"), None)
     if hung is not None:
         return f"hung: {_hang(failures, hung)}; the stacks of all: {logs}/node*/rank*/stacks.txt"
@@ -171,6 +171,15 @@ def _cause(attempt: Attempt | None, failures: list[Failure], status: int, logs: 
         who = "rank 0" if attempt.world_size == 1 else "the agent of its ranks"
         return f"failed: {who} on {attempt.host} was ended by {signal_name(-status)} {after}"
     return f"ended {after} ({_status(status)})"
+
+
+def _ended_by_signal(attempt: Attempt, failures: list[Failure]) -> str:
+    """The rank that a signal ended under an attempt that says what that led to, such as no save."""
+    found = first_cause(failures)
+    if attempt.status != "failed" or found is None or found[1].signal is None:
+        return ""
+    told = f"rank {found[1].rank} on {found[0].host} {how(found[1])}"
+    return "" if attempt.reason.startswith(told) else f"{told}; "
 
 
 def _status(status: int) -> str:

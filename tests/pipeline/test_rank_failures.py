@@ -78,8 +78,7 @@ def iterate(run: Run, iteration: int, process: subprocess.Popen[str]) -> None:
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_rank_that_a_signal_ends_is_named(bench: Bench, number: signal.Signals) -> None:
-    # In a save the other rank's words would be the last: that it could not save.
-    run = bench.run(f"ended-{number.name}", **TWO | {"save_interval": 400})
+    run = bench.run(f"ended-{number.name}", **TWO)
     process = run.start()
     iterate(run, 7, process)
     ranks_of(process)[1].send_signal(number)

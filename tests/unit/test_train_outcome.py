@@ -163,6 +163,27 @@ def test_the_rank_that_failed_first_is_named(tmp_path: Path) -> None:
     assert "rank 5 on n1" in kept.reason
 
 
+def test_a_rank_that_died_in_a_save_is_named_before_what_came_of_it(tmp_path: Path) -> None:
+    add_attempt(tmp_path, 1, None, status="failed", reason="rank 0: iteration 4 was not saved")
+    add_failure(tmp_path, 1, ranks=[end(5, signal="SIGKILL", lines=[])])
+    wanted = (
+        r"attempt 1 failed: rank 5 on n1 was ended by SIGKILL after iteration 1200; "
+        r"rank 0: iteration 4 was not saved\. Logs: "
+    )
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=wanted):
+            require_completed(tmp_path, settings(4), 1)
+    (kept,) = read_attempts(tmp_path)
+    assert kept.reason.startswith("rank 5 on n1 was ended by SIGKILL")
+
+
+def test_a_failed_attempt_keeps_its_own_words_where_no_signal_ended_a_rank(tmp_path: Path) -> None:
+    add_attempt(tmp_path, 1, None, status="failed", reason="the loss is not finite")
+    add_failure(tmp_path, 0, ranks=[end(0, signal=None, status=1)])
+    with pytest.raises(TrainingError, match=r"attempt 1 failed: the loss is not finite\. Logs"):
+        require_completed(tmp_path, settings(4), 1)
+
+
 def test_too_little_memory_says_what_to_change_and_not_to_try_again(tmp_path: Path) -> None:
     add_attempt(tmp_path, 1, None, status="running")
     add_failure(tmp_path, 1, ranks=[end(5, signal="SIGKILL", out_of_memory=True)])
