@@ -1,12 +1,13 @@
 """What is saved of a run: list it, read it all again, thin it out, export it.
 
+RUN is an experiment with one run, experiment/key, or the path of a run. Only prune deletes, and not
+while a trainer writes to the run. verify ends with status 74 where a checkpoint is bad.
+
+Examples:
     python -m primus.checkpoint list llama3_8B_tiny
     python -m primus.checkpoint verify llama3_8B_tiny
     python -m primus.checkpoint prune llama3_8B_tiny --keep-last 2 --keep-every 1000 --dry-run
     python -m primus.checkpoint export llama3_8B_tiny --iteration 400 --output my-model
-
-RUN is an experiment with one run, experiment/key, or the path of a run. Only prune deletes, and not
-while a trainer writes to the run. verify ends with status 74 where a checkpoint is bad.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from primus.artifacts.run import RunIdentity
+from primus.command_line import Command, add_subcommand
 from primus.errors import ArtifactError, CheckpointError, UserError, run_main
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer.lease import lease
@@ -46,26 +48,23 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Find the run, then do what is asked."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     run = find_run(args.run)
     {"list": _list, "verify": _verify, "prune": _prune, "export": _export}[args.command](run, args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    found = commands.add_parser("list", help="every checkpoint, by manifests and sizes of files")
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.checkpoint", __doc__)
+    commands = parser.add_subcommands()
+    found = add_subcommand(commands, "list", "every checkpoint, by manifests and sizes of files")
     found.add_argument("--json", action="store_true", help="one JSON object per checkpoint")
-    verify = commands.add_parser("verify", help="hash every file of every checkpoint")
-    prune = commands.add_parser("prune", help="delete what need not be kept")
+    verify = add_subcommand(commands, "verify", "hash every file of every checkpoint")
+    prune = add_subcommand(commands, "prune", "delete what need not be kept")
     prune.add_argument("--keep-last", type=_positive, required=True, metavar="N", help="newest")
     prune.add_argument("--keep-every", type=_positive, metavar="N", help="and multiples of N")
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
-    export = commands.add_parser("export", help="write a Hugging Face directory")
+    export = add_subcommand(commands, "export", "write a Hugging Face directory")
     export.add_argument("--output", type=Path, required=True, help="the directory")
     export.add_argument("--iteration", type=_positive, help="of the checkpoint; default: newest")
     export.add_argument(

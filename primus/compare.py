@@ -1,29 +1,27 @@
 """Runs side by side: settings, losses, throughput, environment, and what the noise lets one say.
 
-python -m primus.compare RUN RUN ... [--output compare.html] [--json]
-
 A RUN is a directory, its train.json, an experiment (its newest run), or experiment/key. The first
 one is what the others are held against. Nothing is written without --output.
+
+Examples:
+    python -m primus.compare llama3_8B_tiny llama3_8B_tiny/0123456789ab
+    python -m primus.compare llama3_8B_tiny deepseek_v2_lite_tiny --output ab.html
+    snakemake compare --config runs=llama3_8B_tiny,deepseek_v2_lite_tiny
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from primus.command_line import Command
 from primus.errors import UserError, run_main
-
-EXAMPLE = """examples:
-  python -m primus.compare llama3_8B_tiny llama3_8B_tiny/0123456789ab
-  snakemake compare --config runs=llama3_8B_tiny,deepseek_v2_lite_tiny
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print, and write where asked."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     if args.output is not None and args.output.suffix == ".json":
         fix = f"write {args.output.with_suffix('.html')}; the JSON file goes beside it"
         raise UserError(f"--output = {args.output}: is to be the page. Fix: {fix}")
@@ -45,13 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\ncomparison: {args.output}", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.compare",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.compare", __doc__)
     add = parser.add_argument
     add("run", nargs="*", metavar="RUN", help="directory, train.json, experiment, experiment/key")
     add("--output", type=Path, metavar="HTML", help="write a page, and a JSON file beside it")

@@ -1,20 +1,21 @@
 """Which stages would run and which changed key is the reason.
 
-python -m primus.explain llama3_8B_tiny --config lr=2e-3
-
 Compares the settings with the newest frozen ones of each stage. Changed text files are seen by
 `snakemake -n` only.
+
+Examples:
+    python -m primus.explain llama3_8B_tiny --config lr=2e-3
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from primus.command_line import Command
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.extent import recorded
 from primus.config.identity import StageKey, identities, upstream_of
@@ -154,15 +155,7 @@ def _note(settings: Settings, verdict: Verdict, made: StageKey, exists: bool) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the verdicts."""
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("experiment")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    add_config_argument(parser)
-    args = parser.parse_args(argv)
+    args = command_parser().parse_args(argv)
     resolved = load(args.experiment, overrides(args.config), stages=())
     verdicts = explain(resolved.settings)
     if args.json:
@@ -178,6 +171,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = {str(change) for verdict in verdicts for change in verdict.options}
     for text in sorted(options):
         print(f"re-runs nothing: {text}")
+
+
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.explain", __doc__)
+    parser.add_argument("experiment", help="name of a file under configs/")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_config_argument(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,41 +1,43 @@
 """Export the newest good checkpoint of a run as a Hugging Face directory, with a model card.
 
-transformers loads it: `AutoModelForCausalLM.from_pretrained("output/runs/…/hf")`. Example:
+transformers loads it: `AutoModelForCausalLM.from_pretrained("output/runs/…/hf")`.
 
+Examples:
     python -m primus.export --settings export.json --train train.json \\
         --tokenizer tokenizer/manifest.json --output output/runs/mine/hf/manifest.json
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from primus.artifacts.run import TrainManifest
 from primus.artifacts.timing import stage_time
+from primus.command_line import Command
 from primus.config.frozen import add_settings_arguments, load_settings
 from primus.errors import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the directory, then its manifest."""
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_settings_arguments(parser)
-    parser.add_argument("--train", type=Path, required=True, help="train.json of the run")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer manifest")
-    parser.add_argument("--output", type=Path, required=True, help="hf/manifest.json")
-    args = parser.parse_args(argv)
+    args = command_parser().parse_args(argv)
     # Settings that were frozen before there were cards do not have the group.
     card = getattr(load_settings(args, "export"), "model_card", None)
     stated = {"license": card.license, "language": card.language} if card else {}
     with stage_time("export", args.output):
         export(args.train, args.tokenizer, args.output, **stated)
+
+
+def command_parser() -> Command:
+    """The arguments of the stage."""
+    parser = Command("primus.export", __doc__)
+    add_settings_arguments(parser)
+    parser.add_argument("--train", type=Path, required=True, help="train.json of the run")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer manifest")
+    parser.add_argument("--output", type=Path, required=True, help="hf/manifest.json")
+    return parser
 
 
 def export(train_path: Path, tokenizer_path: Path, output: Path, **stated: Any) -> None:

@@ -1,15 +1,16 @@
 """Sample text from a model: of a run, a checkpoint, or a Hugging Face directory.
 
+RUN is an experiment (its newest run), experiment/key, the path of a run, of one of its checkpoints,
+or of a Hugging Face directory. A run is asked through its export; where there is none, its newest
+good checkpoint is exported to a temporary directory ($TMPDIR). Text goes to stdout, the rest to
+stderr. The same seed on the same device gives the same text.
+
+Examples:
     python -m primus.generate llama3_8B_tiny "It is a truth"
     python -m primus.generate llama3_8B_tiny "It is a truth" --temperature 0
     python -m primus.generate output/runs/mine/0123456789ab/checkpoints/iter_0000400 "It is" \\
         --top-p 0.9 --num-return-sequences 3 --seed 7
     python -m primus.generate some/model - --json < prompt.txt
-
-RUN is an experiment (its newest run), experiment/key, the path of a run, of one of its checkpoints,
-or of a Hugging Face directory. A run is asked through its export; where there is none, its newest
-good checkpoint is exported to a temporary directory ($TMPDIR). Text goes to stdout, the rest to
-stderr. The same seed on the same device gives the same text.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primus.artifacts.run import RunIdentity
+from primus.command_line import Command
 from primus.errors import ArtifactError, CheckpointError, UserError, run_main
 from primus.hidden import printable
 from primus.trainer import checkpoint_directory
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Find the model, continue the prompt, print."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     with model_directory(args.run, args.tokenizer) as (directory, about):
         from primus.huggingface.load import device_of, load_model
@@ -57,12 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n".join(_lines(prompt, found)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.generate", __doc__)
     add = parser.add_argument
     add("run", metavar="RUN", help="experiment, experiment/key or path")
     add("prompt", metavar="PROMPT", help="text to continue; -: read from stdin; '': a new document")

@@ -1,21 +1,22 @@
 """Read an experiment file of AMD's Primus and write ours.
 
-python -m primus.import_config llama2_70B-pretrain.yaml --output configs/my_llama2_70B.yaml
-
 Says what became of every key: mapped, changed, assumed (from what Primus lays under it), dropped
 with the reason, not supported, or unknown. With the last two nothing is written, unless
 --allow-unknown; they then stand in the file as comments.
+
+Examples:
+    python -m primus.import_config llama2_70B-pretrain.yaml --output configs/my_llama2_70B.yaml
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from primus.command_line import Command
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.layers import FOLDERS
 from primus.config.problems import show
@@ -38,7 +39,7 @@ _TITLES = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Import one file."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     root, name = target(args.output) if args.output else (Path(), None)
     given = from_command_line(overrides(args.config))
     check_given(given)
@@ -58,12 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         write(root / f"{FOLDERS['model']}/{made.model}.yaml", architecture, args.force)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.import_config",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.import_config", __doc__)
     parser.add_argument("file", type=Path, help="experiment file of Primus")
     parser.add_argument("--output", type=Path, help="default: configs/<exp_name>.yaml")
     parser.add_argument("--json", action="store_true", help="the report as JSON")

@@ -1,10 +1,11 @@
 """Snakemake's jobs as pods of a Kubernetes cluster, by kubectl: an example of another engine.
 
-    python -m primus.kubernetes submit --image IMAGE --claim CLAIM --mount PATH JOBSCRIPT
-    python -m primus.kubernetes status JOB
-
 `profiles/kubernetes` names these commands. The working directory lies on a volume that all pods
 mount at the same path. A job is named after its work, so that it cannot be there twice.
+
+Examples:
+    python -m primus.kubernetes submit --image primus:1 --claim work --mount /work jobscript.sh
+    python -m primus.kubernetes status primus-train-0123456789ab
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from primus.command_line import Command, add_subcommand
 from primus.errors import UnavailableError, UserError, run_main
 from primus.files import atomic_write
 from primus.slurm.job import Job
@@ -34,26 +36,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: the job takes several nodes.
         UnavailableError: the cluster refuses it, or does not answer.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.kubernetes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    submit = commands.add_parser("submit", help="start a job, or find the one that is at it")
-    submit.add_argument("jobscript", type=Path)
-    submit.add_argument("--image", required=True, help="image with this repository's environment")
-    submit.add_argument("--claim", required=True, help="volume claim with the working directory")
-    submit.add_argument("--mount", type=Path, required=True, help="where it is mounted, everywhere")
-    submit.add_argument("--gpu", default="nvidia.com/gpu", help="resource that a GPU is")
-    status = commands.add_parser("status", help="running, success or failed")
-    status.add_argument("job")
-    args = parser.parse_args(argv)
+    args = command_parser().parse_args(argv)
     if args.command == "status":
         print(verdict(args.job), flush=True)
         return
     job = Job.read(args.jobscript)
     print(_create(manifest(job, _kept(job, args.jobscript), args)), flush=True)
+
+
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.kubernetes", __doc__)
+    commands = parser.add_subcommands()
+    submit = add_subcommand(commands, "submit", "start a job, or find the one that is at it")
+    submit.add_argument("jobscript", type=Path, help="written by Snakemake")
+    submit.add_argument("--image", required=True, help="image with this repository's environment")
+    submit.add_argument("--claim", required=True, help="volume claim with the working directory")
+    submit.add_argument("--mount", type=Path, required=True, help="where it is mounted, everywhere")
+    submit.add_argument("--gpu", default="nvidia.com/gpu", help="resource that a GPU is")
+    status = add_subcommand(commands, "status", "running, success or failed")
+    status.add_argument("job", help="its name, as submit printed it")
+    return parser
 
 
 def manifest(job: Job, script: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """What a run will take before it takes it: parameters, memory, FLOPs, time, disk.
 
-python -m primus.plan llama3_70B --hardware h200 --config nodes=2
-
 Numbers of parameters are exact; memory is counted tensor by tensor and has a stated reserve; the
 time is an estimate from the hardware's measured GEMM peak. docs/plan.md has the formulae. A layout
 that cannot fit is an error that names one that does.
+
+Examples:
+    python -m primus.plan llama3_70B --hardware h200 --config nodes=2
+    python -m primus.plan llama3_8B --efficiency 0.45 --json
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from primus.command_line import Command
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.estimate import EFFICIENCY_DENSE, EFFICIENCY_EXPERTS
 from primus.config.load import load
@@ -24,7 +27,7 @@ from primus.errors import run_main
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the plan."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     given = overrides(args.config)
     if args.hardware is not None:
         given["hardware"] = args.hardware
@@ -40,13 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name:<{width}}  {value}".rstrip())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("experiment")
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.plan", __doc__)
+    parser.add_argument("experiment", help="name of a file under configs/")
     parser.add_argument("--hardware", help="name under configs/hardware, instead of its own")
     parser.add_argument(
         "--efficiency",

@@ -1,4 +1,14 @@
-"""Stage: a run and all that led to it → report.html and report.json."""
+"""Write the report of a finished run as one self-contained page, and its figures as JSON.
+
+With --check alone: read the raw files again, and fail where a headline figure of the report does
+not follow from them.
+
+Examples:
+    python -m primus.report --settings report.json --train output/runs/mine/train.json \\
+        --samples samples/manifest.json --data data/manifest.json \\
+        --tokenizer tokenizer/manifest.json --output output/runs/mine/report.html
+    python -m primus.report --check output/runs/mine/report.json
+"""
 
 from __future__ import annotations
 
@@ -9,12 +19,9 @@ from pathlib import Path
 
 from primus.artifacts.run import TrainManifest
 from primus.artifacts.timing import stage_time
+from primus.command_line import Command
 from primus.config.frozen import StageSettings, add_settings_arguments
 from primus.errors import ArtifactError, run_main
-
-EXAMPLE = """example:
-  python -m primus.report --check output/runs/llama3_8B_tiny/<key>/report.json
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (checked := _check_parser().parse_known_args(argv)[0].check) is not None:
         _check(checked)
         return
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     from primus.dataset.order import sample_order
     from primus.reports.build import build_report
     from primus.reports.inputs import Paths
@@ -56,18 +63,15 @@ def _check(path: Path) -> None:
 
 def _check_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--check", type=Path, metavar="REPORT.JSON")
+    parser.add_argument(
+        "--check", type=Path, metavar="REPORT.JSON", help="alone: check this report"
+    )
     return parser
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.report",
-        description="Write the report of a finished run as one self-contained page.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[_check_parser()],
-    )
+def command_parser() -> Command:
+    """The arguments of the stage."""
+    parser = Command("primus.report", __doc__, parents=[_check_parser()])
     add_settings_arguments(parser)
     add = parser.add_argument
     add("--train", type=Path, required=True, help="train.json; the run's other files lie beside it")

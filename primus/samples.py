@@ -1,17 +1,18 @@
 """Cut token files into training samples: the index caches that every rank reads.
 
+Examples:
     python -m primus.samples --settings S.json --data output/data/demo/manifest.json \\
         --output output/samples/demo/manifest.json
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from primus.artifacts.timing import stage_time
+from primus.command_line import Command
 from primus.config.frozen import add_settings_arguments, load_settings
 from primus.dataset.samples import SamplesRequest, build_samples
 from primus.errors import run_main
@@ -19,15 +20,7 @@ from primus.errors import run_main
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the samples stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.samples",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_settings_arguments(parser)
-    parser.add_argument("--data", type=Path, required=True, help="DataManifest to read")
-    parser.add_argument("--output", type=Path, required=True, help="SamplesManifest to write")
-    args = parser.parse_args(argv)
+    args = command_parser().parse_args(argv)
     settings = load_settings(args, "samples")
     with stage_time("samples", args.output):
         request = SamplesRequest(
@@ -36,6 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         manifest = build_samples(request, args.data, args.output)
         counts = ", ".join(f"{number:,} {split}" for split, number in manifest.samples.items())
         print(f"samples: {counts}, {manifest.fingerprint[:16]}")
+
+
+def command_parser() -> Command:
+    """The arguments of the stage."""
+    parser = Command("primus.samples", __doc__)
+    add_settings_arguments(parser)
+    parser.add_argument("--data", type=Path, required=True, help="DataManifest to read")
+    parser.add_argument("--output", type=Path, required=True, help="SamplesManifest to write")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Dump the GEMM shapes of training: recorded from real steps, or traced without memory or device.
 
-Calls are counted per micro-batch, on one tensor-parallel rank, over all pipeline stages. Example:
+Calls are counted per micro-batch, on one tensor-parallel rank, over all pipeline stages.
 
+Examples:
     python -m primus.shapes --settings shapes.json --output shapes.jsonl
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from primus.artifacts.timing import stage_time
+from primus.command_line import Command
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.config.layout import model_parallel_ranks
 from primus.container.run import enter
@@ -25,14 +26,7 @@ from primus.quick_imports import quick_imports
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write shapes.jsonl."""
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.shapes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_settings_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, help="shapes.jsonl")
-    args = parser.parse_args(argv)
+    args = command_parser().parse_args(argv)
     settings = load_settings(args, "shapes")
     if "RANK" in os.environ:
         _dump(settings, args.output)
@@ -47,6 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             _dump(settings, args.output)
         else:
             _start(settings, ranks, list(argv if argv is not None else sys.argv[1:]))
+
+
+def command_parser() -> Command:
+    """The arguments of the stage."""
+    parser = Command("primus.shapes", __doc__)
+    add_settings_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, help="shapes.jsonl")
+    return parser
 
 
 def _start(settings: StageSettings, ranks: int, arguments: list[str]) -> None:

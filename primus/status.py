@@ -1,10 +1,14 @@
 """How every run is, at a glance; of one experiment that is watched, how its stages are.
 
-python -m primus.status [--json] [--watch [SECONDS]] [EXPERIMENT ...] [--config KEY=VALUE ...]
-
 Reads output/ and, where there is a SLURM, this user's jobs for this directory. Nothing is
 written. `llama3_8B_tiny --watch` shows its stages, again and again until they have ended: the
 status is 0 where they are finished, otherwise that of what ended them.
+
+Examples:
+    python -m primus.status
+    python -m primus.status --json
+    python -m primus.status llama3_8B_tiny --watch
+    python -m primus.status llama3_8B_tiny --watch 60 --config lr=2e-5
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from primus.command_line import Command
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.load import experiments, load
 from primus.config.paths import RUNS
@@ -38,18 +43,7 @@ _PLACE_SECONDS = 60.0
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, or watch."""
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.status",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("experiment", nargs="*", help="only runs of these")
-    parser.add_argument("--json", action="store_true", help="one JSON object per run or job")
-    parser.add_argument(
-        "--watch", type=_seconds, nargs="?", const=5.0, metavar="SECONDS", help="again and again"
-    )
-    add_config_argument(parser)
-    args = parser.parse_args(argv)
+    args = command_parser().parse_args(argv)
     configured = experiments()
     _require_known(args.experiment, configured)
     one = args.experiment[0] if len(args.experiment) == 1 else None
@@ -57,9 +51,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = load(one, overrides(args.config), stages=()).settings
         watch(Pipeline.of(settings), args.watch)
     elif args.config:
-        parser.error("--config: only with --watch and one experiment")
+        command_parser().error("--config: only with --watch and one experiment")
     else:
         _show_tables(args.experiment, args.watch, as_json=args.json)
+
+
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.status", __doc__)
+    parser.add_argument("experiment", nargs="*", help="only runs of these")
+    parser.add_argument("--json", action="store_true", help="one JSON object per run or job")
+    parser.add_argument(
+        "--watch", type=_seconds, nargs="?", const=5.0, metavar="SECONDS", help="again and again"
+    )
+    add_config_argument(parser)
+    return parser
 
 
 def _seconds(text: str) -> float:

@@ -1,11 +1,16 @@
 """Tune the GEMMs of an experiment: shapes.jsonl in, tuned.jsonl out.
 
-Times every problem once per machine and software stack, into a store that experiments share.
+Times every problem once per machine and software stack, into a store that experiments share. The
+store is shown and moved with --list, --export and --import; `--list --help` has their arguments.
+
+Examples:
+    python -m primus.tune --settings tune.json --shapes shapes.jsonl --output tuned.jsonl
+    python -m primus.tune --verify --settings S.json --shapes shapes.jsonl --tuned tuned.jsonl
+    python -m primus.tune --list
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +18,7 @@ from pathlib import Path
 
 from primus import tune_store
 from primus.artifacts.timing import stage_time
+from primus.command_line import Command
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.container.run import enter
 from primus.errors import run_main
@@ -28,14 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if tune_store.is_asked_for(arguments):
         tune_store.main(arguments)
         return
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.tune", description=__doc__, epilog=tune_store.HELP
-    )
-    add_settings_arguments(parser)
-    parser.add_argument("--shapes", type=Path, required=True, help="shapes.jsonl of the experiment")
-    parser.add_argument("--output", type=Path, help="tuned.jsonl to write")
-    parser.add_argument("--verify", action="store_true", help="was --tuned applied?")
-    parser.add_argument("--tuned", type=Path, help="tuned.jsonl to verify")
+    parser = command_parser()
     args = parser.parse_args(arguments)
     if (args.tuned if args.verify else args.output) is None:
         parser.error(f"--{'tuned' if args.verify else 'output'} is missing")
@@ -51,17 +50,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(told, flush=True)
 
 
+def command_parser() -> Command:
+    """The arguments of the stage; those about the store are `tune_store.command_parser`'s."""
+    parser = Command("primus.tune", __doc__)
+    add_settings_arguments(parser)
+    parser.add_argument("--shapes", type=Path, required=True, help="shapes.jsonl of the experiment")
+    parser.add_argument("--output", type=Path, help="tuned.jsonl to write")
+    parser.add_argument("--verify", action="store_true", help="was --tuned applied?")
+    parser.add_argument("--tuned", type=Path, help="tuned.jsonl to verify")
+    return parser
+
+
 def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
     from primus.files import sha256_file
     from primus.gemm.backends import load_backend
     from primus.gemm.backends.base import BackendSpec
-    from primus.gemm.nodes import hosts_of_job
     from primus.gemm.search import SearchSettings, tune
     from primus.gemm.shapes import read_shapes
     from primus.gemm.store import Origin
     from primus.gemm.summary import summary
     from primus.gemm.tuned import write_tuned
-    from primus.launch import platform_environment
 
     started = time.monotonic()
     keys = settings.gemm_tuning
@@ -72,17 +80,7 @@ def _tune(settings: StageSettings, shapes_path: Path, output: Path) -> str:
         workspace_mib=keys.workspace_mib,
     )
     backend = load_backend(spec)
-    search = SearchSettings(
-        coverage=keys.coverage,
-        min_gain=keys.min_gain if keys.min_gain is not None else backend.min_gain,
-        allow_lossy=keys.allow_lossy,
-        budget_seconds=60 * keys.budget_minutes,
-        problem_timeout_seconds=keys.problem_timeout_seconds,
-        expert_token_factors=tuple(keys.expert_token_factors),
-        workers=keys.workers,
-        environment=platform_environment(settings.platform) | settings.env.as_dict(),
-        hosts=hosts_of_job(keys.nodes),
-    )
+    search = SearchSettings.of(settings, backend.min_gain)
     here = Origin.here(settings.experiment, settings.key)
     shapes = read_shapes(shapes_path)[1]
     result = tune(shapes, spec, search, keys.store, enabled=keys.enabled, origin=here)

@@ -1,8 +1,12 @@
 """The store of measured GEMMs: show it, or move it as one archive.
 
-python -m primus.tune --list [--store DIR] [--stack KEY]
-python -m primus.tune --export ARCHIVE [--store DIR] [--stack KEY]
-python -m primus.tune --import ARCHIVE [--store DIR] [--keep samples]
+One of --list, --export and --import says what is to be done.
+
+Examples:
+    python -m primus.tune --list                    # stacks, winners, failures
+    python -m primus.tune --list --stack 2aab       # the problems of one stack
+    python -m primus.tune --export gemm.tar.gz
+    python -m primus.tune --import gemm.tar.gz --keep newer
 """
 
 from __future__ import annotations
@@ -11,11 +15,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from primus.command_line import Command
 from primus.config.schema.tuning import GemmTuning
 from primus.errors import ArtifactError, UserError
 
 FLAGS = ("--list", "--export", "--import")
-HELP = "The store of measured GEMMs: --list, --export ARCHIVE, --import ARCHIVE; each has a --help."
 
 
 def is_asked_for(arguments: Sequence[str]) -> bool:
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: no stack has the key that was given.
         ArtifactError: there is no store, or files of it or of the archive are damaged.
     """
-    args = _parser().parse_args(arguments)
+    args = command_parser().parse_args(arguments)
     if args.list:
         from primus.gemm.listing import list_store
 
@@ -41,12 +45,9 @@ def main(arguments: Sequence[str]) -> None:
         _import(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.tune",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def command_parser() -> Command:
+    """The arguments of `python -m primus.tune` that are about the store."""
+    parser = Command("primus.tune", __doc__)
     from primus.gemm.archive import KEEP
 
     what = parser.add_mutually_exclusive_group(required=True)

@@ -1,11 +1,8 @@
 """Run training steps under a tuned result, and say for each problem whether it was applied.
 
-    python -m primus.tune --verify --settings output/settings/mine.shapes.0123456789ab.json \\
-        --shapes shapes.jsonl --tuned tuned.jsonl
-
-The settings are those of the experiment's shapes or train stage: steps of one micro-batch on
-random tokens, with as many tokens for each expert. Exit status 1 when a tuned problem that was
-called was not applied.
+`python -m primus.tune --verify`. The settings are those of the experiment's shapes or train stage:
+steps of one micro-batch on random tokens, with as many tokens for each expert. Exit status 1 when a
+tuned problem that was called was not applied.
 """
 
 from __future__ import annotations

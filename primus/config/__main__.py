@@ -1,4 +1,14 @@
-"""`python -m primus.config`: resolve, check, freeze and document the configuration."""
+"""Resolve, check, freeze and document the configuration.
+
+Examples:
+    python -m primus.config show llama3_8B --config lr=2e-5
+    python -m primus.config show llama3_8B_tiny --paths
+    python -m primus.config check
+    python -m primus.config freeze llama3_8B_tiny --stage train --output S.json
+    python -m primus.config schema > configs/schema.json
+    python -m primus.config reference > docs/reference.md
+    python -m primus.config defaults > configs/default.yaml
+"""
 
 from __future__ import annotations
 
@@ -8,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from primus.command_line import Command, add_subcommand
 from primus.config import reference
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.fields import walk
@@ -21,30 +32,33 @@ from primus.errors import ConfigError, Problem, run_main
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     args.run(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m primus.config", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.config", __doc__)
+    commands = parser.add_subcommands()
 
-    command = commands.add_parser("freeze", help="write the frozen settings of one stage")
-    command.add_argument("experiment")
-    command.add_argument("--stage", required=True, choices=STAGES)
-    command.add_argument("--output", required=True, type=Path)
+    command = add_subcommand(commands, "freeze", "write the frozen settings of one stage")
+    command.add_argument("experiment", help="name of a file under configs/")
+    command.add_argument("--stage", required=True, choices=STAGES, help="which one")
+    command.add_argument("--output", required=True, type=Path, help="file to write")
     add_config_argument(command)
     command.set_defaults(run=_freeze)
 
-    command = commands.add_parser("show", help="print the resolved settings and their sources")
-    command.add_argument("experiment")
+    command = add_subcommand(commands, "show", "print the resolved settings and their sources")
+    command.add_argument("experiment", help="name of a file under configs/")
     command.add_argument("--json", action="store_true", help="as JSON")
     command.add_argument("--paths", action="store_true", help="where the results are, instead")
     add_config_argument(command)
     command.set_defaults(run=_show)
 
-    command = commands.add_parser("check", help="check experiments (default: all)")
-    command.add_argument("experiments", nargs="*", metavar="EXPERIMENT")
+    command = add_subcommand(commands, "check", "check experiments (default: all)")
+    command.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="names of files under configs/"
+    )
     add_config_argument(command)
     command.set_defaults(run=_check)
 
@@ -53,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         ("reference", reference.markdown, "print docs/reference.md"),
         ("defaults", reference.defaults, "print configs/default.yaml"),
     ):
-        command = commands.add_parser(name, help=text)
+        command = add_subcommand(commands, name, text)
         command.set_defaults(run=lambda _, write=write: print(write(), end=""))
     return parser
 

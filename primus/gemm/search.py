@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from typing_extensions import Self
+
+from primus.config.frozen import StageSettings
 from primus.gemm.backends import load_backend
 from primus.gemm.backends.base import DEFAULT, Backend, BackendSpec
 from primus.gemm.choose import Choice, choose, untimed
 from primus.gemm.limits import Limits, known_limits, measure_bounds, measure_peaks
-from primus.gemm.nodes import Nodes
+from primus.gemm.nodes import Nodes, hosts_of_job
 from primus.gemm.pool import Answer, Measuring, Pool
 from primus.gemm.problem import Problem
 from primus.gemm.progress import Progress
@@ -21,6 +24,7 @@ from primus.gemm.shapes import Shape
 from primus.gemm.stack import Stack
 from primus.gemm.store import Origin, Store, Times
 from primus.gemm.tokens import expand
+from primus.launch import platform_environment
 
 Stopped = Literal["complete", "budget", "disabled"]
 
@@ -44,6 +48,22 @@ class SearchSettings:
     workers: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: StageSettings, min_gain: float) -> Self:
+        """Those of a tune stage; `min_gain` is the backend's, where the settings name none."""
+        keys = settings.gemm_tuning
+        return cls(
+            coverage=keys.coverage,
+            min_gain=keys.min_gain if keys.min_gain is not None else min_gain,
+            allow_lossy=keys.allow_lossy,
+            budget_seconds=60 * keys.budget_minutes,
+            problem_timeout_seconds=keys.problem_timeout_seconds,
+            expert_token_factors=tuple(keys.expert_token_factors),
+            workers=keys.workers,
+            environment=platform_environment(settings.platform) | settings.env.as_dict(),
+            hosts=hosts_of_job(keys.nodes),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Build the C++ libraries of `native/`, once per source, compiler and C library.
 
-`python -m primus.gemm.cublaslt.build` builds all of them and prints where they lie; whoever needs
-one has it built then. They need no CUDA headers; where a machine has them, the declarations in
-`native/abi.h` are held against them first.
+Prints where they lie; whoever needs one has it built then. They need no CUDA headers; where a
+machine has them, the declarations in `native/abi.h` are held against them first.
+
+Examples:
+    python -m primus.gemm.cublaslt.build
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from primus.command_line import Command
 from primus.errors import UnavailableError, run_main
 
 NATIVE = Path(__file__).parent / "native"
@@ -140,13 +143,19 @@ def _run(command: Sequence[str], fix: str) -> None:
         )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Build everything."""
+    command_parser().parse_args(argv)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for path in pool.map(library, SOURCES):
             print(path)
     checked = check_declarations(_compiler())
     print("declarations: " + ("as in the headers here" if checked else "no headers here to check"))
+
+
+def command_parser() -> Command:
+    """The command takes no arguments."""
+    return Command("primus.gemm.cublaslt.build", __doc__)
 
 
 if __name__ == "__main__":
