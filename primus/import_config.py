@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     architecture = None
     if made.architecture is not None:
         comments = [f"From {made.model}.yaml of Primus, by python -m primus.import_config."]
-        architecture = text_of(made.architecture, comments, "../schema.json")
+        architecture = text_of(made.architecture, comments, "schema.json")
     path = root / f"configs/{made.name}.yaml"
     print(_json(made, path) if args.json else _report(made, path, args.file.name))
     if made.refused and not args.allow_unknown:

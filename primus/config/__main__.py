@@ -6,6 +6,9 @@ Examples:
     python -m primus.config check
     python -m primus.config freeze llama3_8B_tiny --stage train --output S.json
     python -m primus.config schema > configs/schema.json
+    python -m primus.config schema model > configs/models/schema.json
+    python -m primus.config schema hardware > configs/hardware/schema.json
+    python -m primus.config schema recipe > configs/recipes/schema.json
     python -m primus.config reference > docs/reference.md
     python -m primus.config defaults > configs/default.yaml
 """
@@ -62,8 +65,13 @@ def command_parser() -> Command:
     add_config_argument(command)
     command.set_defaults(run=_check)
 
+    command = add_subcommand(commands, "schema", "print the editors' schema of a kind of file")
+    command.add_argument(
+        "kind", nargs="?", choices=tuple(reference.SCHEMAS), default="experiment", help="which kind"
+    )
+    command.set_defaults(run=lambda args: print(reference.json_schema(args.kind), end=""))
+
     for name, write, text in (
-        ("schema", reference.json_schema, "print configs/schema.json"),
         ("reference", reference.markdown, "print docs/reference.md"),
         ("defaults", reference.defaults, "print configs/default.yaml"),
     ):

@@ -1,14 +1,16 @@
-"""What is generated from the schema: the reference page, the editors' schema, the defaults."""
+"""What is generated from the schema: the reference page, the editors' schemas, the defaults."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from primus.config.fields import affects, alternatives, group_of
+from primus.config.fields import affects, alternatives, group_of, home_of
+from primus.config.layers import FOLDERS
 from primus.config.schema.architecture import Architecture
 from primus.config.schema.data import Data
 from primus.config.schema.experts import Experts
@@ -52,6 +54,10 @@ _WORDS: dict[Any, str] = {
     list[Factor]: "list of numbers > 0",
     dict[str, str | None]: "names and text or null",
 }
+# Where the schema of each kind of file lies.
+SCHEMAS = {"experiment": "configs/schema.json"} | {
+    kind: f"{folder}/schema.json" for kind, folder in FOLDERS.items()
+}
 _HEAD = """\
 # Every configuration key
 
@@ -90,17 +96,46 @@ def defaults() -> str:
     return "\n".join(lines) + "\n"
 
 
-def json_schema() -> str:
-    """configs/schema.json: one schema for experiments, models and hardware."""
+def json_schema(kind: str = "experiment") -> str:
+    """The editors' schema of one kind of file, `schema.json` in its folder.
+
+    Args:
+        kind: one of `SCHEMAS`.
+    """
     schema = Settings.model_json_schema()
     for group in (schema, *schema["$defs"].values()):
         group.pop("required", None)
         group["properties"] = {n: _editor(p) for n, p in group["properties"].items()}
-    schema["properties"].pop("experiment")
-    schema |= {"title": "Primus experiment", "$schema": "http://json-schema.org/draft-07/schema#"}
-    schema["definitions"] = schema.pop("$defs")
+    properties = schema["properties"]
+    schema["properties"] = {n: p for n, p in properties.items() if _may_stand_in(kind, n)}
+    schema |= {"title": f"Primus {kind}", "$schema": "http://json-schema.org/draft-07/schema#"}
+    # Of the others any key may be left to the experiment.
+    if kind == "experiment":
+        schema["required"] = ["model"]
+    schema["definitions"] = _used(schema["properties"], schema.pop("$defs"))
     text = json.dumps(schema, indent=2, sort_keys=True).replace("#/$defs/", "#/definitions/")
     return text + "\n"
+
+
+def _may_stand_in(kind: str, name: str) -> bool:
+    """Whether a key may stand in such a file, as `primus.config.layers` has it."""
+    if kind == "experiment":
+        return name != "experiment"
+    if kind == "recipe":
+        return name != "experiment" and name not in FOLDERS
+    return home_of(name) == kind
+
+
+def _used(properties: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The definitions that properties refer to, and those refer to."""
+    found: dict[str, Any] = {}
+    waiting = [json.dumps(properties)]
+    while waiting:
+        for name in re.findall(r'"#/\$defs/([^"]+)"', waiting.pop()):
+            if name not in found:
+                found[name] = definitions[name]
+                waiting.append(json.dumps(found[name]))
+    return found
 
 
 def _editor(declared: dict[str, Any]) -> dict[str, Any]:
