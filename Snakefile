@@ -2,7 +2,7 @@
 #
 #   snakemake train_llama3_8B_tiny                    this machine
 #   snakemake --profile slurm train_llama3_8B         a cluster
-#   snakemake -n train_llama3_8B --config lr=2e-5     what would run with another value, and why
+#   snakemake -n train_llama3_8B --config lr=2e-4     what would run with another value, and why
 #
 # Everything that a stage depends on is hashed into the path of what it makes, so an edit re-runs
 # exactly what it affects. See docs/configuration.md.

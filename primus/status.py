@@ -8,7 +8,7 @@ Examples:
     python -m primus.status
     python -m primus.status --json
     python -m primus.status llama3_8B_tiny --watch
-    python -m primus.status llama3_8B_tiny --watch 60 --config lr=2e-5
+    python -m primus.status llama3_8B_tiny --watch 60 --config lr=2e-3
 """
 
 from __future__ import annotations

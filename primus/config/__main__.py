@@ -1,7 +1,7 @@
 """Resolve, check, freeze and document the configuration.
 
 Examples:
-    python -m primus.config show llama3_8B --config lr=2e-5
+    python -m primus.config show llama3_8B --config lr=2e-4
     python -m primus.config show llama3_8B_tiny --paths
     python -m primus.config check
     python -m primus.config freeze llama3_8B_tiny --stage train --output S.json

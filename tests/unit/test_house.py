@@ -142,7 +142,7 @@ def test_no_file_names_a_package_registry_or_a_path_of_one_machine() -> None:
 
 
 def test_readme_starts_with_commands_that_exist() -> None:
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert [line.split()[:2] for line in blocks[0].splitlines()] == [
         ["make", "demo"],
         ["make", "test"],
