@@ -7,6 +7,7 @@
 #   make campaign   faults by chance on one training for ten minutes; CAMPAIGN="--seed 2 --ranks 4"
 #   make audit      ask for known vulnerabilities of the locked packages; fails without a network
 #   make fuzz       look for inputs that break a parser, for SECONDS=600
+#   make docs       build the site of docs/ into build/site
 #   make fix        repair what can be repaired
 #   make lock       pin the dependencies again (UPGRADE=1: their newest versions)
 #
@@ -33,11 +34,11 @@ SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 
 .ONESHELL:
-.PHONY: demo test test-slurm campaign check lint types imports quick-tests slow-tests audit fuzz fix lock runtime dev help
+.PHONY: demo test test-slurm campaign check lint types imports quick-tests slow-tests audit fuzz docs fix lock runtime dev help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,15s/^# \{0,3\}//p' Makefile
+	@sed -n '3,16s/^# \{0,3\}//p' Makefile
 
 runtime:
 	@bash requirements/environment.sh runtime
@@ -105,6 +106,13 @@ fuzz: dev
 	python -m pip --python $(VENV)/fuzz/bin/python install --disable-pip-version-check -qq 'atheris>=3,<4'
 	PYTHONPATH="$(CURDIR):$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	    $(VENV)/fuzz/bin/python tests/fuzz/harness.py --seconds $(SECONDS) --corpus $(VENV)/fuzz/corpus
+
+# Apart for its dependencies, which nothing else here needs.
+docs: runtime
+	@[[ -x $(VENV)/docs/bin/python ]] || python -m venv --without-pip $(VENV)/docs
+	python -m pip --python $(VENV)/docs/bin/python install --disable-pip-version-check -qq -r docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/python -m mkdocs build --strict --quiet
+	echo "build/site/index.html; with its search: python -m http.server --directory build/site"
 
 fix: dev
 	ruff check --fix --exit-zero

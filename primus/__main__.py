@@ -110,7 +110,7 @@ def _rows(action: argparse.Action) -> Iterator[str]:
         return
     shown = ", ".join(action.option_strings)
     if action.nargs != 0:
-        value = action.metavar or ("|".join(action.choices) if action.choices else None)
+        value = action.metavar or (f"{{{','.join(action.choices)}}}" if action.choices else None)
         value = str(value or (action.dest.upper() if shown else action.dest))
         more = " …" if action.nargs in ("+", "*") else ""
         shown = f"{shown} {value}{more}".strip()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from project import EXPERIMENT, REPOSITORY
 
+from docs.site import flow
 from tests.documented import Shown, said, shown
 from tests.unit.compared_runs import write_compared
 from tests.unit.report_run import RunSpec
@@ -40,7 +41,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def planned(reader: Path) -> Iterator[dict[str, dict[str, Any]]]:
     """How each command ended, by its words."""
-    words = list(dict.fromkeys(one.words for one in COMMANDS))
+    words = list(dict.fromkeys([*(one.words for one in COMMANDS), tuple(flow.GRAPH)]))
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("documented_dry_runs.py"))],
         cwd=reader,
@@ -74,3 +75,11 @@ def test_a_command_can_be_planned(command: Shown, planned: dict[str, dict[str, A
         assert "Traceback" not in done["output"]
     else:
         assert said(command.output, done["output"]), done["output"]
+
+
+def test_the_picture_shows_the_rules_as_they_are(planned: dict[str, dict[str, Any]]) -> None:
+    done = planned[" ".join(flow.GRAPH)]
+    assert done["status"] == 0
+    edges = flow.graph_of(done["output"])
+    assert len(edges) > 20
+    assert flow.PICTURE.read_text() == flow.svg(edges), "run: python docs/site/flow.py"
