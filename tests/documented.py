@@ -30,6 +30,8 @@ PLACEHOLDERS = {
     "<key>": "0123456789ab",
     "<digest>": "0123456789ab",
     "<name>": "mine",
+    "<target>": "train_mine",
+    "EXPERIMENT": "mine",
 }
 _FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SEPARATORS = {"|", "&&", ";", "||"}
@@ -74,6 +76,18 @@ def shown() -> list[Shown]:
         for line, language, text in blocks(page.read_text(encoding="utf-8"))
         for one in _of_block(str(page.relative_to(ROOT)), line, language, text)
     ]
+
+
+def inline(program: str) -> list[Shown]:
+    """Commands within sentences and tables that start so and are not cut short."""
+    found = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        for code in re.findall(rf"`({re.escape(program)}\b[^`\n]*)`", _FENCE.sub("", text)):
+            if "…" not in code and "..." not in code:
+                (words,) = simple_commands(code)
+                found.append(Shown(str(page.relative_to(ROOT)), words))
+    return found
 
 
 def _of_block(page: str, line: int, language: str, text: str) -> Iterator[Shown]:

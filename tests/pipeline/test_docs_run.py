@@ -15,13 +15,20 @@ import pytest
 from project import EXPERIMENT, REPOSITORY
 
 from docs.site import flow
-from tests.documented import Shown, said, shown
+from primus.config.pipeline import TARGETS
+from tests.documented import Shown, inline, said, shown
 from tests.unit.compared_runs import write_compared
 from tests.unit.report_run import RunSpec
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 COMMANDS = [one for one in shown() if one.words[0] == "snakemake"]
+# Within sentences; some name an option and no target, or experiments a and b.
+COMMANDS += [
+    one
+    for one in dict.fromkeys(inline("snakemake"))
+    if any(word.startswith(f"{kind}_") for word in one.words for kind in TARGETS)
+]
 
 
 @pytest.fixture(scope="module")

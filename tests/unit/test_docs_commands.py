@@ -5,7 +5,6 @@ Snakemake's are planned in tests/pipeline/test_docs_run.py.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from tests.documented import (
     ROOT,
     Shown,
     blocks,
+    inline,
     module_of,
     pages,
     said,
@@ -176,23 +176,15 @@ def test_no_command_hides_in_a_block_of_another_language(page: Path) -> None:
     assert not hidden
 
 
-INLINE = sorted(
-    {
-        (page.name, text)
-        for page in pages()
-        if page.name != "commands.md"
-        for text in re.findall(r"`(python -m primus[^`]*)`", page.read_text(encoding="utf-8"))
-        if "…" not in text and "..." not in text
-    }
-)
+INLINE = [
+    one for one in dict.fromkeys(inline("python -m primus")) if "commands.md" not in one.where
+]
 
 
-@pytest.mark.parametrize(("page", "text"), INLINE, ids=lambda value: value[:60])
-def test_a_command_within_a_sentence_parses(page: str, text: str) -> None:
+@pytest.mark.parametrize("one", INLINE, ids=str)
+def test_a_command_within_a_sentence_parses(one: Shown) -> None:
     """One that is cut short names a command and no more."""
-    text = re.sub(r"<[a-z]+>|EXPERIMENT|RUN", "mine", text.replace("<stage>", "train"))
-    (words,) = simple_commands(text)
-    called = module_of(words)
+    called = module_of(one.words)
     assert called
     module, arguments = called
     if not arguments:
