@@ -32,8 +32,24 @@ _PR_SET_PDEATHSIG = 1
 # whose presence asks for the same job once more; in it stand the nodes to leave out then.
 JOB = "PRIMUS_SLURM_JOB"
 AGAIN = "PRIMUS_SLURM_AGAIN"
+# And when the job came into the queue and left it, in the node's local time.
+QUEUE = "PRIMUS_SLURM_QUEUE"
 # For what was told to end: first by itself, then by force.
 _END_SECONDS = 10.0
+
+
+def queue_times() -> dict[str, float | None]:
+    """When this process's job was submitted and when it left the queue, as `Attempt` has them."""
+    names = ("submitted", "job_started")
+    try:
+        found = [
+            time.mktime(time.strptime(word, "%Y-%m-%dT%H:%M:%S"))
+            for word in os.environ.get(QUEUE, "").split()
+        ]
+        return dict(zip(names, found, strict=True))
+    except ValueError:
+        # Outside of a job, or SLURM does not say.
+        return dict.fromkeys(names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from primus.artifacts.run import Attempt, AttemptResult, Status
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
 from primus.errors import PrimusError, TrainingError, UnavailableError, UserError, run_main
 from primus.hidden import hide
-from primus.launch import end_with_parent
+from primus.launch import end_with_parent, queue_times
 from primus.quick_imports import quick_imports
 from primus.ranks.parent import agent_is_gone
 from primus.ranks.progress import Reporter, give_stacks_when_asked
@@ -191,6 +191,7 @@ class _AttemptRecord:
             pid=os.getpid(),
             world_size=distributed.get_world_size(),
             job=os.environ.get("SLURM_JOB_ID"),
+            **queue_times(),
             longest_save_seconds=self.longest_save,
             save_seconds=self.save_seconds,
         ).save(self._directory / "attempt.json")

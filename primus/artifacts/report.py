@@ -37,23 +37,47 @@ class Spread(_Part):
 
 
 class TimeBudget(_Part):
-    """Where the wall time between the first start and the end went; seconds.
+    """Where the wall time went; seconds. The parts add up to it.
 
     Attributes:
-        compute: iterations that are part of the result.
+        compute: iterations that are part of the result, without `data`.
+        data: of those iterations, the first rank's wait for samples.
         validation: validation passes that are part of the result.
         lost: iterations that were run again after a restart.
         saving: held up by checkpoints that were being written, in all attempts.
-        other: the rest of the attempts: start-up, resuming, logging.
-        between: from the end of one attempt to the start of the next.
+        start: from the start of the first attempt to its first iteration. restart: of the others.
+        other: the rest of the attempts: logging, ending.
+        queue: of SLURM's queue, what no other attempt ran in.
+        between: the rest of what no attempt ran in.
     """
 
     compute: float
+    data: float = 0.0
     validation: float
     lost: float
     saving: float
+    start: float = 0.0
+    restart: float = 0.0
     other: float
+    queue: float = 0.0
     between: float
+
+
+class ExpertFigures(_Part):
+    """How even the experts were between the last two checkpoints.
+
+    Attributes:
+        layers, experts: layers with experts, and experts of each.
+        busiest: the largest, over the layers, of the busiest expert's tokens over their mean.
+        median: the median of that over the layers.
+        idle: experts that got no token at all, in all layers.
+    """
+
+    layers: int
+    experts: int
+    busiest: float
+    median: float
+    idle: int
 
 
 class StepRatio(_Part):
@@ -138,9 +162,12 @@ class Headline(_Part):
         final_loss: of the last iteration whose batch was not skipped.
         skipped_iterations: steps without an update. skipped_batches: those of a bad batch.
         unigram_entropy: nats per token, of the training text.
-        wall_seconds: from the first start to the end of the last attempt.
+        wall_seconds: from the first start, or from when its job was submitted where that is
+            known, to the end of the last attempt.
         device_hours: sum over attempts of duration times ranks.
-        effective_share: time_budget.compute over wall_seconds.
+        effective_share: time_budget.compute and .data over wall_seconds.
+        peak_bytes: the most memory that one rank held; null in runs of older versions.
+        device_bytes: what the smallest device has.
     """
 
     iterations: int
@@ -169,6 +196,9 @@ class Headline(_Part):
     effective_share: float
     checkpoints: int
     checkpoint_bytes: int
+    peak_bytes: int | None = None
+    device_bytes: int | None = None
+    experts: ExpertFigures | None = None
     tuning: TuningFigures | None
 
 

@@ -5,7 +5,8 @@ Layout of `output/runs/<experiment>/<key>/`:
     run.json          RunIdentity, written once at the first start; guards the directory
     train.json        TrainManifest, the only file here that Snakemake knows
     metrics.jsonl     one MetricsRow per logged iteration, ValidationRow per validation,
-                      WatchRow per thing that was wrong with a number or a rank
+                      WatchRow per thing that was wrong with a number or a rank, MemoryRow and
+                      ExpertRow per checkpoint
     tuned.jsonl       the tuned result that this run uses for its whole life
     tuned.verified.json  TunedVerification, where the library itself counts nothing
     checkpoints/iter_0000100/{manifest.json, …}
@@ -69,6 +70,9 @@ class MetricsRow(_Row):
         tokens_per_second: of the whole job.
         tflops_per_second: model FLOP/s of the whole job / 10^12 (no recomputation counted).
         peak_share: tflops_per_second over the measured peak of all devices of the job.
+        data_seconds: of seconds_per_iteration, waiting for samples on the first rank; null in rows
+            of older versions.
+        expert_load: by layer with experts, the tokens of its busiest expert over their mean.
     """
 
     type: Literal["train"] = "train"
@@ -88,6 +92,8 @@ class MetricsRow(_Row):
     tokens_per_second: float
     tflops_per_second: float
     peak_share: float | None
+    data_seconds: float | None = None
+    expert_load: list[float] = []
 
 
 class ValidationRow(_Row):
@@ -121,7 +127,48 @@ class WatchRow(_Row):
     sample_ids: list[int] = []
 
 
-Row = MetricsRow | ValidationRow | WatchRow
+class MemoryRow(_Row):
+    """Memory of all ranks, after the first logged iteration of an attempt and after each save.
+
+    Attributes:
+        peak_bytes: by rank, the most that it held so far in this attempt: on a GPU what torch has
+            reserved of its memory, on a CPU the resident set of the process.
+        device_bytes: by rank, what its device has: a GPU's own, or the machine's memory, which all
+            of its ranks share.
+    """
+
+    type: Literal["memory"] = "memory"
+    attempt: int
+    iteration: int
+    time: float
+    peak_bytes: list[int]
+    device_bytes: list[int]
+
+
+class ExpertRow(_Row):
+    """Tokens that each expert got since the row before, of all ranks and micro-batches.
+
+    Attributes:
+        layers: numbers of the layers with experts, from 1.
+        tokens: by layer and expert; a token counts once for each of its experts.
+    """
+
+    type: Literal["experts"] = "experts"
+    attempt: int
+    iteration: int
+    time: float
+    layers: list[int]
+    tokens: list[list[int]]
+
+
+Row = MetricsRow | ValidationRow | WatchRow | MemoryRow | ExpertRow
+ROWS: dict[str, type[Row]] = {
+    "train": MetricsRow,
+    "valid": ValidationRow,
+    "watch": WatchRow,
+    "memory": MemoryRow,
+    "experts": ExpertRow,
+}
 
 
 class Attempt(Manifest):
@@ -131,6 +178,8 @@ class Attempt(Manifest):
         mendable: it failed by a mistake that the user can mend; the reason says how.
         variables: set for the ranks so that the tuned kernels are used.
         job: number of the SLURM job; null outside of one.
+        submitted, job_started: when that job was submitted, or sent back to the queue, and when it
+            left the queue.
         longest_save_seconds: of the checkpoints that it saved.
         save_seconds: for which saves held up its first rank, all together.
     """
@@ -151,6 +200,8 @@ class Attempt(Manifest):
     pid: int
     world_size: int
     job: str | None = None
+    submitted: float | None = None
+    job_started: float | None = None
     longest_save_seconds: float = 0.0
     save_seconds: float = 0.0
 

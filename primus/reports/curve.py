@@ -9,10 +9,20 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import multimode
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from primus.artifacts.run import Attempt, MetricsRow, Row, ValidationRow, WatchRow
+from primus.artifacts.run import (
+    ROWS,
+    Attempt,
+    ExpertRow,
+    MemoryRow,
+    MetricsRow,
+    Row,
+    ValidationRow,
+    WatchRow,
+)
 from primus.errors import ArtifactError
 from primus.files import parse_json
 
@@ -35,7 +45,9 @@ class Curve:
         watched: what the run noticed in iterations that are part of the result.
         superseded: training rows of iterations that a later attempt ran again.
         spans: per attempt what it contributed.
-        lost_iterations: run, and run again by a later attempt, whether logged or not.
+        lost: by attempt the iterations that it ran, and a later one again, logged or not.
+        memory: of all attempts, in the order of writing.
+        experts: as `train`.
         bad_lines: `file:line` of every line that is no row.
     """
 
@@ -44,8 +56,15 @@ class Curve:
     watched: list[WatchRow] = field(default_factory=list)
     superseded: list[MetricsRow] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
-    lost_iterations: int = 0
+    lost: dict[int, int] = field(default_factory=dict)
+    memory: list[MemoryRow] = field(default_factory=list)
+    experts: list[ExpertRow] = field(default_factory=list)
     bad_lines: list[str] = field(default_factory=list)
+
+    @property
+    def lost_iterations(self) -> int:
+        """Of all attempts."""
+        return sum(self.lost.values())
 
     @property
     def final_loss(self) -> float:
@@ -68,9 +87,7 @@ def read_metrics(path: Path, attempts: Sequence[Attempt]) -> Curve:
     Raises:
         ArtifactError: the file is missing or holds no training row.
     """
-    train: list[MetricsRow] = []
-    valid: list[ValidationRow] = []
-    watched: list[WatchRow] = []
+    rows: list[Row] = []
     bad: list[str] = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -78,24 +95,19 @@ def read_metrics(path: Path, attempts: Sequence[Attempt]) -> Curve:
         raise ArtifactError(f"{path}: cannot read the metrics: {error.strerror}") from error
     for number, line in enumerate(lines, 1):
         row = _row(line)
-        if isinstance(row, MetricsRow):
-            train.append(row)
-        elif isinstance(row, ValidationRow):
-            valid.append(row)
-        elif isinstance(row, WatchRow):
-            watched.append(row)
-        else:
+        if row is None:
             bad.append(f"{path.name}:{number}")
-    if not train:
+        else:
+            rows.append(row)
+    if not any(isinstance(row, MetricsRow) for row in rows):
         raise ArtifactError(f"{path}: holds no training row, so there is nothing to report")
-    return _merge(train, valid, watched, attempts, bad)
+    return _merge(rows, attempts, bad)
 
 
 def _row(line: str) -> Row | None:
-    kinds: dict[str, type[Row]] = {"valid": ValidationRow, "watch": WatchRow}
     try:
         content = parse_json(line)
-        return kinds.get(content.get("type"), MetricsRow).model_validate(content)
+        return ROWS.get(content.get("type"), MetricsRow).model_validate(content)
     except (ValueError, AttributeError, ValidationError):
         return None
 
@@ -108,14 +120,12 @@ def resume_base(attempt: Attempt) -> int:
     return int(digits.group(1)) if digits else attempt.first_iteration
 
 
-def _merge(
-    train: list[MetricsRow],
-    valid: list[ValidationRow],
-    watched: list[WatchRow],
-    attempts: Sequence[Attempt],
-    bad: list[str],
-) -> Curve:
+AnyRow = TypeVar("AnyRow", MetricsRow, ValidationRow, WatchRow, MemoryRow, ExpertRow)
+
+
+def _merge(rows: Sequence[Row], attempts: Sequence[Attempt], bad: list[str]) -> Curve:
     """Keep of each attempt what no later attempt ran again."""
+    train = _of(rows, MetricsRow)
     base = {attempt.number: resume_base(attempt) for attempt in attempts}
     last = {attempt.number: attempt.last_iteration for attempt in attempts}
     for row in train:
@@ -128,25 +138,38 @@ def _merge(
     for number in sorted(base, reverse=True):
         end[number] = bound
         bound = min(bound, base[number])
-    kept = [row for row in train if row.iteration <= end[row.attempt]]
+
+    def kept(kind: type[AnyRow]) -> list[AnyRow]:
+        found = _of(rows, kind)
+        return [row for row in found if row.iteration <= end.get(row.attempt, float("inf"))]
+
     return Curve(
-        train=sorted(kept, key=lambda row: (row.iteration, row.attempt)),
-        valid=sorted(
-            (row for row in valid if row.iteration <= end.get(row.attempt, float("inf"))),
-            key=lambda row: (row.iteration, row.attempt),
-        ),
-        watched=[row for row in watched if row.iteration <= end.get(row.attempt, float("inf"))],
+        train=sorted(kept(MetricsRow), key=_place),
+        valid=sorted(kept(ValidationRow), key=_place),
+        watched=kept(WatchRow),
         superseded=[row for row in train if row.iteration > end[row.attempt]],
         spans=[
             Span(attempt=number, base=base[number], last=int(min(end[number], last[number])))
             for number in sorted(base)
             if min(end[number], last[number]) > base[number]
         ],
-        lost_iterations=sum(
-            max(0, last[before] - base[after]) for before, after in pairwise(sorted(base))
-        ),
+        lost={
+            before: last[before] - base[after]
+            for before, after in pairwise(sorted(base))
+            if last[before] > base[after]
+        },
+        memory=_of(rows, MemoryRow),
+        experts=sorted(kept(ExpertRow), key=_place),
         bad_lines=bad,
     )
+
+
+def _of(rows: Sequence[Row], kind: type[AnyRow]) -> list[AnyRow]:
+    return [row for row in rows if isinstance(row, kind)]
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row.iteration, row.attempt
 
 
 def gaps(curve: Curve, log_interval: int | None) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
-from primus.artifacts.report import Headline, Spread, TimeBudget
-from primus.artifacts.run import Attempt, MetricsRow, ValidationRow
+from primus.artifacts.report import ExpertFigures, Headline, Spread
+from primus.reports.budget import duration, time_budget, wall_seconds
 from primus.reports.curve import Curve
 from primus.reports.gemm import tuning_figures
 from primus.reports.inputs import Inputs
@@ -26,7 +25,7 @@ def compute_headline(inputs: Inputs) -> Headline:
     train, curve = inputs.train, inputs.curve
     rows = curve.train
     shares = [row.peak_share for row in rows if row.peak_share is not None]
-    wall = wall_seconds(inputs)
+    wall = wall_seconds(inputs.attempts, curve) if inputs.attempts else train.seconds
     budget = time_budget(curve, inputs.attempts, wall)
     pace = spread([row.seconds_per_iteration for row in rows])
     losses = [row.loss for row in curve.valid]
@@ -54,7 +53,10 @@ def compute_headline(inputs: Inputs) -> Headline:
         wall_seconds=wall,
         device_hours=sum(duration(a, curve) * a.world_size for a in inputs.attempts) / 3600,
         time_budget=budget,
-        effective_share=budget.compute / wall if wall > 0 else 0.0,
+        effective_share=(budget.compute + budget.data) / wall if wall > 0 else 0.0,
+        peak_bytes=max(peak_by_rank(curve), default=None),
+        device_bytes=min(curve.memory[-1].device_bytes) if curve.memory else None,
+        experts=expert_figures(curve),
         checkpoints=len(train.checkpoints),
         checkpoint_bytes=sum(checkpoint.bytes for checkpoint in train.checkpoints),
         tuning=tuning_figures(inputs.tuning, train.tuned, microbatches(inputs), pace.median),
@@ -73,49 +75,25 @@ def microbatches(inputs: Inputs) -> int | None:
     return int(whole) // (int(part) * max(int(data_parallel), 1))
 
 
-def ended(attempt: Attempt, curve: Curve) -> float:
-    """When an attempt ended; the time of its last row where it was killed without a word."""
-    if attempt.finished is not None:
-        return attempt.finished
-    rows: list[MetricsRow | ValidationRow] = [*curve.train, *curve.superseded, *curve.valid]
-    times = [row.time for row in rows if row.attempt == attempt.number]
-    return max(times, default=attempt.started)
+def peak_by_rank(curve: Curve) -> list[int]:
+    """The most that each rank of the last attempt held, in all attempts with as many ranks."""
+    if not curve.memory:
+        return []
+    ranks = len(curve.memory[-1].peak_bytes)
+    rows = [row.peak_bytes for row in curve.memory if len(row.peak_bytes) == ranks]
+    return [max(values) for values in zip(*rows, strict=True)]
 
 
-def duration(attempt: Attempt, curve: Curve) -> float:
-    """Seconds that an attempt ran."""
-    return max(ended(attempt, curve) - attempt.started, 0.0)
-
-
-def wall_seconds(inputs: Inputs) -> float:
-    """From the first start to the end of the last attempt."""
-    if not inputs.attempts:
-        return inputs.train.seconds
-    ends = [ended(attempt, inputs.curve) for attempt in inputs.attempts]
-    return max(ends) - min(attempt.started for attempt in inputs.attempts)
-
-
-def time_budget(curve: Curve, attempts: Sequence[Attempt], wall: float) -> TimeBudget:
-    """Split the wall time; the parts add up to it, except where the clocks disagree."""
-    compute = sum(row.seconds_per_iteration * count for row, count in curve.covered())
-    lost = _lost_seconds(curve)
-    validation = sum(row.seconds for row in curve.valid)
-    between = sum(
-        max(after.started - ended(before, curve), 0.0) for before, after in pairwise(attempts)
+def expert_figures(curve: Curve) -> ExpertFigures | None:
+    """How even the experts were at last; null for a model without."""
+    if not curve.experts:
+        return None
+    last = curve.experts[-1]
+    ratios = [max(tokens) * len(tokens) / sum(tokens) for tokens in last.tokens]
+    return ExpertFigures(
+        layers=len(last.layers),
+        experts=len(last.tokens[0]),
+        busiest=max(ratios),
+        median=float(np.median(ratios)),
+        idle=sum(count == 0 for tokens in last.tokens for count in tokens),
     )
-    saving = sum(attempt.save_seconds for attempt in attempts)
-    other = max(wall - compute - lost - validation - saving - between, 0.0)
-    return TimeBudget(
-        compute=compute,
-        validation=validation,
-        lost=lost,
-        saving=saving,
-        other=other,
-        between=between,
-    )
-
-
-def _lost_seconds(curve: Curve) -> float:
-    """Iterations that were run again, at the median pace."""
-    pace = spread([row.seconds_per_iteration for row in curve.train]).median
-    return curve.lost_iterations * pace

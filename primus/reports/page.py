@@ -8,10 +8,10 @@ from typing import Any
 
 from primus.artifacts.report import Headline
 from primus.artifacts.steps import DEFAULT_PROCESS, PLAIN_MALLOC, TUNED, TUNED_PLAIN, UNTUNED
+from primus.reports.budget import duration, ended
 from primus.reports.curve import resume_base
 from primus.reports.figures import draw_figures
 from primus.reports.gemm import in_training, strangers
-from primus.reports.headline import duration, ended
 from primus.reports.inputs import Inputs, StageValues
 from primus.reports.integrity import Judgement
 from primus.reports.reproduce import reproduction

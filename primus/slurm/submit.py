@@ -34,6 +34,9 @@ _SCRIPT = """\
 end={directory}/"$SLURM_JOB_ID".end
 export PRIMUS_SLURM_JOB="$SLURM_JOB_ID"
 export PRIMUS_SLURM_AGAIN={directory}/"$SLURM_JOB_ID".again
+# When it came into the queue, the last time where it came several times, and when it left it.
+PRIMUS_SLURM_QUEUE=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format='%V %S' 2>/dev/null)
+export PRIMUS_SLURM_QUEUE
 # A job that is started again has not ended yet.
 rm -f "$end" "$PRIMUS_SLURM_AGAIN"
 sh {jobscript}

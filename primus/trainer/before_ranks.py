@@ -10,6 +10,7 @@ from pathlib import Path
 
 from primus.artifacts.run import Attempt
 from primus.errors import PreemptedError, PrimusError, UserError
+from primus.launch import queue_times
 from primus.trainer import run_directory
 from primus.trainer.checkpoint_directory import iteration_of
 
@@ -41,5 +42,6 @@ def recorded(attempt: Path, world_size: int) -> Iterator[None]:
             pid=os.getpid(),
             world_size=world_size,
             job=os.environ.get("SLURM_JOB_ID"),
+            **queue_times(),
         ).save(attempt / "attempt.json")
         raise

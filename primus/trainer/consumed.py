@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,17 +18,21 @@ class Consumed:
 
     Attributes:
         ids: of the micro-batches of this iteration, in their order.
+        seconds: for which all of them were waited for so far.
     """
 
     def __init__(self, batches: Iterator[dict[str, Tensor]]) -> None:
         self._batches = batches
         self.ids: list[list[int]] = []
+        self.seconds = 0.0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return self
 
     def __next__(self) -> dict[str, Tensor]:
+        asked = time.monotonic()
         batch = next(self._batches)
+        self.seconds += time.monotonic() - asked
         self.ids.append(batch[SAMPLE_IDS].tolist())
         return batch
 

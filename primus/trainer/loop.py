@@ -32,6 +32,7 @@ from primus.trainer.metrics import Metrics
 from primus.trainer.not_finite import origin
 from primus.trainer.optimizer import take_step
 from primus.trainer.prediction import take_prediction_losses
+from primus.trainer.resources import Resources
 from primus.trainer.retention import Retention
 from primus.trainer.slow_ranks import SlowRanks
 from primus.trainer.watch import Watch
@@ -101,6 +102,8 @@ class _Window:
     started: float
     tokens: float = 0.0
     iterations: int = 0
+    # Of all before it, waiting for samples.
+    data_seconds: float = 0.0
 
 
 def _saver(run: Run) -> Saver:
@@ -135,6 +138,13 @@ class Loop:
         self._gradients = LocalGradients(state.chunks, alone=alone)
         self._biases = RouterBiases(state.chunks if settings.skip_bad_batches else [])
         self._watch = Watch(run.metrics, run.attempt, run.directory, state.iteration)
+        self._resources = Resources(
+            state.chunks,
+            torch.device(torch.cuda.current_device()),
+            attempt=run.attempt,
+            iteration=state.iteration,
+            every=settings.save_interval,
+        )
 
     def train(self) -> Outcome:
         """Iterate until `train_iters` or until asked to stop; the last state is always saved.
@@ -208,7 +218,7 @@ class Loop:
         self._count(updated, consumed.joined(high, low))
         self.loss = loss / tokens
         self._watch.loss(state.iteration, self.loss)
-        self._log(lr, grad_norm)
+        self._log(lr, grad_norm, batches.seconds)
         return stops > 0
 
     def _begin(self, batches: Consumed) -> None:
@@ -246,7 +256,7 @@ class Loop:
         if state.sample_checksum is not None:
             state.sample_checksum = consumed.added(state.sample_checksum, read)
 
-    def _log(self, lr: float, grad_norm: float | None) -> None:
+    def _log(self, lr: float, grad_norm: float | None, data_seconds: float) -> None:
         run, state, window = self.run, self.state, self._window
         window.tokens += run.settings.global_batch_size * run.settings.seq_length
         window.iterations += 1
@@ -254,10 +264,12 @@ class Loop:
         if not (last or state.iteration % run.settings.log_interval == 0):
             return
         self._watch.slow(state.iteration, self._slow.end_window())
+        load, rows = self._resources.end_window(state.iteration, last=last)
         if run.metrics is None:
             return
-        now = time.monotonic()
-        seconds = now - window.started
+        # Before the row of the iteration, which others look for at the end of the file.
+        run.metrics.note(rows)
+        seconds = time.monotonic() - window.started
         tflops = run.flops_per_token * window.tokens / seconds / 1e12
         peak = run.peak_tflops and run.peak_tflops * distributed.get_world_size()
         run.metrics.train(
@@ -280,9 +292,11 @@ class Loop:
                 tokens_per_second=window.tokens / seconds,
                 tflops_per_second=tflops,
                 peak_share=tflops / peak if peak else None,
+                data_seconds=(data_seconds - window.data_seconds) / window.iterations,
+                expert_load=load,
             )
         )
-        self._window = _Window(time.monotonic())
+        self._window = _Window(time.monotonic(), data_seconds=data_seconds)
 
     def _validate(self) -> None:
         run, count = self.run, self.run.settings.eval_iters

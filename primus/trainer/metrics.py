@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from primus.artifacts.run import MetricsRow, Row, ValidationRow, WatchRow
+from primus.artifacts.run import ExpertRow, MemoryRow, MetricsRow, Row, ValidationRow, WatchRow
 from primus.trainer.trackers import Trackers
 
 
@@ -59,6 +59,11 @@ class Metrics:
     def watch(self, row: WatchRow) -> None:
         """Record what a person should see; the log has it already."""
         self._append(row)
+
+    def note(self, rows: Iterable[MemoryRow | ExpertRow]) -> None:
+        """Record what is for the report alone."""
+        for row in rows:
+            self._append(row)
 
     def _append(self, row: Row) -> None:
         self._stream.write(row.model_dump_json() + "\n")

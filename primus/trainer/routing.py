@@ -86,7 +86,19 @@ def _indices(scores: Tensor, config: Any, expert_bias: Tensor | None) -> Tensor:
 
 
 class Router(TopKRouter):
-    """Upstream's router with our GEMM, our choice of experts, and counts that stay float32."""
+    """Upstream's router with our GEMM, our choice of experts, and counts that stay exact.
+
+    Attributes:
+        load: (experts,) int64, tokens that each got in training since somebody set it to 0.
+    """
+
+    load: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        device = torch.cuda.current_device()
+        load = torch.zeros(self.config.num_moe_experts, dtype=torch.int64, device=device)
+        self.register_buffer("load", load, persistent=False)
 
     def gating(self, input: Tensor) -> Tensor:
         """(s, b, hidden) → logits (s, b, experts) in `moe_router_dtype`."""
@@ -108,8 +120,11 @@ class Router(TopKRouter):
         choice = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, experts, True)
         if self.training and torch.is_grad_enabled():
             weights = self._balance(weights, logits, s, b)
-        if self.local_tokens_per_expert is not None and torch.is_grad_enabled():
-            self.local_tokens_per_expert += choice.sum(0)
+        if torch.is_grad_enabled():
+            counts = choice.sum(0)
+            self.load += counts
+            if self.local_tokens_per_expert is not None:
+                self.local_tokens_per_expert += counts
         return weights, choice
 
     def _balance(self, weights: Tensor, logits: Tensor, s: int, b: int) -> Tensor:

@@ -11,8 +11,8 @@ import pytest
 from trainer_run import Bench
 
 from primus.artifacts.run import read_attempts
+from primus.reports.budget import time_budget
 from primus.reports.curve import read_metrics
-from primus.reports.headline import time_budget
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
 

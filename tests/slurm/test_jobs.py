@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import time
@@ -15,10 +16,14 @@ pytestmark = pytest.mark.slurm
 
 
 def test_a_job_ends_well(submit: Submit, tmp_path: Path) -> None:
-    job = submit("hostname; printenv SLURM_JOB_NUM_NODES", nodes=2, gres="gpu:2")
+    asked = time.time()
+    times = f"{sys.executable} -c 'from primus.launch import queue_times; print(queue_times())'"
+    job = submit(f"hostname; printenv SLURM_JOB_NUM_NODES; {times}", nodes=2, gres="gpu:2")
     ends(job, "success")
     log = (tmp_path / "output" / "logs" / "slurm" / f"train.llama3_8B_tiny.{job}.log").read_text()
     assert log.split()[1] == "2"
+    told = ast.literal_eval(log.splitlines()[-1])
+    assert asked - 2 < told["submitted"] <= told["job_started"] < time.time()
 
 
 def test_a_job_that_fails_tells_its_last_lines(submit: Submit) -> None:

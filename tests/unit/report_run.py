@@ -12,11 +12,14 @@ from typing import Any
 
 from primus.artifacts.gemm import ShapeRow, ShapesHeader, TunedHeader, TunedRow, save_lines
 from primus.artifacts.manifest import Blake3Record, FileRecord
+from primus.artifacts.preflight import Preflight
 from primus.artifacts.run import (
     Attempt,
     CheckpointManifest,
     CheckpointSummary,
     Environment,
+    ExpertRow,
+    MemoryRow,
     MetricsRow,
     RunIdentity,
     TrainManifest,
@@ -42,6 +45,9 @@ START = 1_760_000_000.0
 TOKENS_PER_ITERATION = 16 * 256
 FLOPS_PER_TOKEN = 5.1e7
 PEAK_PER_DEVICE = 0.148
+GIB = 2**30
+# Seconds: from the start of an attempt to its first iteration, for saves, between two attempts.
+STARTING, SAVING, PAUSE = 10.0, 0.5, 25.0
 LIBRARIES = {"torch": "2.13.0", "megatron-core": "0.16.1", "numpy": "2.4.6"}
 
 
@@ -60,6 +66,9 @@ class RunSpec:
     steps: Steps | None = None
     process: ProcessChoice | None = None
     export: bool = True
+    experts: bool = False
+    queued: bool = False
+    preflight: Preflight | None = None
     train_samples: int = 9117
     seed: int = 7
     final_loss: float = 4.31
@@ -222,14 +231,35 @@ def _rows(spec: RunSpec) -> list[dict[str, Any]]:
     spans = [(1, 0, died), (2, base, spec.train_iters)] if spec.restart else []
     rows = []
     noise = {i: chance.gauss(0, 0.06) for i in range(spec.train_iters + 1)}
+    clock = START + 90 - STARTING
     for attempt, first, last in spans or [(1, 0, spec.train_iters)]:
+        clock += STARTING
         for iteration in range(first + spec.log_interval, last + 1, spec.log_interval):
             speed = 20_400 * (1 + chance.gauss(0, 0.03) - 0.25 * (chance.random() < 0.04))
             row = _train_row(spec, attempt, iteration, noise[iteration], speed)
-            row["time"] = START + 90 + 0.2 * iteration + 40 * (attempt - 1)
+            clock += row["seconds_per_iteration"] * spec.log_interval
+            row["time"] = clock
+            due = iteration % spec.save_interval == 0 or iteration == spec.train_iters
+            if due or iteration == first + spec.log_interval:
+                rows += _resources(spec, row, due)
             rows.append(row)
             if spec.validation and iteration % 50 == 0:
                 rows.append(_valid_row(spec, row, noise[iteration]))
+                clock += 0.5
+        # Saves, the end, and what lies between two attempts.
+        clock += SAVING + 2 + PAUSE
+    return rows
+
+
+def _resources(spec: RunSpec, row: dict[str, Any], due: bool) -> list[dict[str, Any]]:
+    """Memory of both ranks, and the tokens of experts."""
+    place = {name: row[name] for name in ("attempt", "iteration", "time")}
+    peak = [int(GIB * (1.9 + 0.02 * row["attempt"])), int(GIB * 2.2)]
+    rows = [MemoryRow(**place, peak_bytes=peak, device_bytes=[8 * GIB] * 2).model_dump()]
+    if spec.experts and due:
+        chance = random.Random(row["iteration"])
+        tokens = [[chance.randrange(2000, 6000) for _ in range(8)] for _ in range(2)]
+        rows.append(ExpertRow(**place, layers=[3, 4], tokens=tokens).model_dump())
     return rows
 
 
@@ -253,6 +283,8 @@ def _train_row(
         tokens_per_second=speed,
         tflops_per_second=tflops,
         peak_share=tflops / (2 * PEAK_PER_DEVICE) * 0.1,
+        data_seconds=2e-4,
+        expert_load=[1.2 + math.exp(-iteration / 50), 1.4] if spec.experts else [],
     ).model_dump()
 
 
@@ -371,6 +403,11 @@ def _environment() -> Environment:
     )
 
 
+def _queue(started: float) -> dict[str, float]:
+    """A job that waits for twenty seconds and takes two to start its ranks."""
+    return {"submitted": started - 22, "job_started": started - 2}
+
+
 def _write_attempts(run: Path, spec: RunSpec, rows: list[dict[str, Any]]) -> int:
     numbers = sorted({row["attempt"] for row in rows})
     base = 0
@@ -378,21 +415,27 @@ def _write_attempts(run: Path, spec: RunSpec, rows: list[dict[str, Any]]) -> int
         mine = [row for row in rows if row["attempt"] == number]
         last = max(row["iteration"] for row in mine)
         resumed = f"iter_{base:07d}" if number > 1 else None
+        first = next(row for row in mine if row["type"] == "train")
+        started = first["time"] - STARTING
+        started -= first["seconds_per_iteration"] * spec.log_interval
         ended = number == numbers[-1]
         Attempt(
             number=number,
             status="completed" if ended else "failed",
             reason=f"reached train_iters {spec.train_iters}" if ended else "rank 1: signal 9",
-            started=min(row["time"] for row in mine) - 11,
-            finished=max(row["time"] for row in mine) + 2,
+            started=started,
+            finished=max(row["time"] for row in mine) + SAVING + 2,
             first_iteration=base + 1,
             last_iteration=last,
             resumed_from=resumed,
             host="demo",
             pid=4711,
             world_size=2,
-            save_seconds=0.5,
+            save_seconds=SAVING,
+            **_queue(started) if spec.queued else {},
         ).save(run / "attempts" / f"{number:03d}" / "attempt.json")
+        if spec.preflight is not None:
+            spec.preflight.save(run / "attempts" / f"{number:03d}" / "preflight.json")
         base = last // spec.save_interval * spec.save_interval
     return len(numbers)
 

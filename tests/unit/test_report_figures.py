@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from report_run import PROBLEMS, RunSpec, write_run
+from report_run import GIB, PAUSE, PROBLEMS, STARTING, RunSpec, write_run
 
 from primus.artifacts.run import Attempt, MetricsRow
 from primus.errors import ArtifactError
 from primus.reports import formats
+from primus.reports.budget import phases
 from primus.reports.curve import gaps, read_metrics, replay_differences
 from primus.reports.headline import compute_headline, spread
 from primus.reports.inputs import read_inputs
@@ -168,7 +170,64 @@ def test_time_budget_adds_up_to_the_wall_time(tmp_path: Path) -> None:
     assert sum(budget.model_dump().values()) == pytest.approx(headline.wall_seconds)
     assert budget.saving == pytest.approx(0.5 * headline.attempts)
     assert headline.lost_iterations == 80
-    assert headline.effective_share == pytest.approx(budget.compute / headline.wall_seconds)
+    iterations = budget.compute + budget.data
+    assert headline.effective_share == pytest.approx(iterations / headline.wall_seconds)
+    assert budget.data == pytest.approx(2e-4 * 300)
+    assert (budget.start, budget.restart) == (pytest.approx(STARTING), pytest.approx(STARTING))
+    assert (budget.queue, budget.between) == (0, pytest.approx(PAUSE))
+
+
+def test_the_queue_counts_where_no_attempt_ran(tmp_path: Path) -> None:
+    plain = compute_headline(read_inputs(write_run(tmp_path / "plain")))
+    found = compute_headline(read_inputs(write_run(tmp_path, RunSpec(queued=True))))
+    # Twice twenty seconds of queue; what was between shrinks by one of them and grows by the two
+    # seconds that the first job took to start its ranks.
+    assert found.wall_seconds == pytest.approx(plain.wall_seconds + 22)
+    assert found.time_budget.queue == pytest.approx(40)
+    assert found.time_budget.between == pytest.approx(PAUSE - 20 + 2)
+    assert sum(found.time_budget.model_dump().values()) == pytest.approx(found.wall_seconds)
+    assert found.effective_share < plain.effective_share
+
+
+def test_a_second_attempt_in_the_same_job_did_not_wait_again(tmp_path: Path) -> None:
+    times = {"submitted": 40.0, "job_started": 90.0}
+    attempts = [attempt(n, 20, None).model_copy(update=times) for n in (1, 2)]
+    curve = read_metrics(write_metrics(tmp_path / "m.jsonl", [metrics_row(10)]), attempts)
+    found = phases(attempts, curve)
+    assert [(phase.kind, phase.seconds) for phase in found[1][:2]] == [
+        ("queue", 50.0),
+        ("between", 10.0),
+    ]
+    assert (found[2][0].kind, found[2][0].seconds) == ("between", 50.0)
+
+
+def test_phases_follow_each_other_and_hold_what_was_lost(tmp_path: Path) -> None:
+    inputs = read_inputs(write_run(tmp_path, RunSpec(queued=True)))
+    found = phases(inputs.attempts, inputs.curve)
+    kinds = {number: [phase.kind for phase in one] for number, one in found.items()}
+    assert kinds == {
+        1: ["queue", "between", "start", "train", "lost", "end"],
+        2: ["between", "queue", "between", "start", "train", "end"],
+    }
+    every = [phase for one in found.values() for phase in one]
+    assert all(a.end == b.begin for a, b in pairwise(every))
+    assert inputs.curve.lost == {1: 80}
+    (lost,) = (phase.seconds for phase in every if phase.kind == "lost")
+    assert lost == pytest.approx(80 * 0.2, rel=0.1)
+    headline = compute_headline(inputs)
+    assert every[-1].end - every[0].begin == pytest.approx(headline.wall_seconds)
+
+
+def test_memory_and_experts_are_the_last_that_was_told(tmp_path: Path) -> None:
+    headline = compute_headline(read_inputs(write_run(tmp_path, RunSpec(experts=True))))
+    assert (headline.peak_bytes, headline.device_bytes) == (int(2.2 * GIB), 8 * GIB)
+    inputs = read_inputs(write_run(tmp_path / "again", RunSpec(experts=True)))
+    tokens = np.array(inputs.curve.experts[-1].tokens)
+    assert headline.experts is not None
+    assert headline.experts.busiest == pytest.approx((tokens.max(1) / tokens.mean(1)).max())
+    assert (headline.experts.layers, headline.experts.experts, headline.experts.idle) == (2, 8, 0)
+    older = compute_headline(read_inputs(write_run(tmp_path / "older")))
+    assert older.experts is None
 
 
 def test_an_attempt_killed_without_a_word_ends_at_its_last_row(tmp_path: Path) -> None:
