@@ -117,8 +117,8 @@ def chart_of(inputs: Inputs) -> Chart:
     )
 
 
-def draw_figures(inputs: Inputs, headline: Headline) -> dict[str, str]:
-    """All figures of a report as inline SVG, by name."""
+def draw_curves(inputs: Inputs, headline: Headline) -> dict[str, str]:
+    """What is drawn against tokens, as inline SVG, by name."""
     chart = chart_of(inputs)
     drawn = {
         "loss": (lambda ax: _loss(ax, chart, inputs), (9.0, 3.7)),
@@ -179,7 +179,7 @@ def scaling(factor: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return (lambda value: value * factor), (lambda value: value / factor)
 
 
-def _frame(ax: Axes, chart: Chart, title: str) -> None:
+def frame(ax: Axes, chart: Chart, title: str) -> None:
     """The axis of tokens, restarts, and what the y axis shows."""
     ax.set_title(title, loc="left", fontsize=10.5, color=INK)
     ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
@@ -199,7 +199,7 @@ def _line(ax: Axes, data: Series, colour: str, label: str = "") -> None:
 
 
 def _loss(ax: Axes, chart: Chart, inputs: Inputs) -> None:
-    _frame(ax, chart, "Loss, nats per token")
+    frame(ax, chart, "Loss, nats per token")
     _line(ax, series(chart.x, [row.loss for row in chart.rows]), TRAIN, "training")
     valid = inputs.curve.valid
     if valid:
@@ -224,7 +224,7 @@ def _loss(ax: Axes, chart: Chart, inputs: Inputs) -> None:
 
 
 def _lr(ax: Axes, chart: Chart) -> None:
-    _frame(ax, chart, "Learning rate")
+    frame(ax, chart, "Learning rate")
     _line(ax, series(chart.x, [row.lr for row in chart.rows]), TRAIN)
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
@@ -232,7 +232,7 @@ def _lr(ax: Axes, chart: Chart) -> None:
 
 
 def _grad_norm(ax: Axes, chart: Chart) -> None:
-    _frame(ax, chart, "Gradient norm before clipping")
+    frame(ax, chart, "Gradient norm before clipping")
     norms = [row.grad_norm for row in chart.rows]
     _line(ax, series(chart.x, norms), TRAIN)
     known = [norm for norm in norms if norm is not None and norm > 0]
@@ -240,15 +240,14 @@ def _grad_norm(ax: Axes, chart: Chart) -> None:
         ax.set_yscale("log")
     else:
         ax.set_ylim(bottom=0)
+    counts = [0, *(row.skipped_iterations for row in chart.rows)]
     skipped = [
-        row
-        for before, row in pairwise(chart.rows)
-        if row.skipped_iterations > before.skipped_iterations
+        x for x, (before, after) in zip(chart.x, pairwise(counts), strict=True) if after > before
     ]
     if skipped:
-        xs = [float(row.consumed_tokens) for row in skipped]
-        ys = [row.grad_norm or 0.0 for row in skipped]
-        ax.plot(xs, ys, color=VALID, marker="x", linestyle="none", label="skipped step")
+        # At the foot: such a step has a norm that is no number, or none.
+        foot: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+        ax.plot(skipped, [0.03] * len(skipped), "x", color=VALID, label="skipped steps", **foot)
         ax.legend(loc="upper right", labelcolor=INK)
 
 
@@ -258,7 +257,7 @@ def _percentiles(ax: Axes, found: Spread) -> None:
 
 
 def _throughput(ax: Axes, chart: Chart, headline: Headline) -> None:
-    _frame(ax, chart, "Throughput, tokens/s")
+    frame(ax, chart, "Throughput, tokens/s")
     _percentiles(ax, headline.tokens_per_second)
     _line(ax, series(chart.x, [row.tokens_per_second for row in chart.rows]), TRAIN)
     ax.set_ylim(bottom=0)

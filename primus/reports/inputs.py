@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing_extensions import Self
 
 from primus.artifacts.evaluation import EvaluationManifest
 from primus.artifacts.manifest import FileRecord
+from primus.artifacts.preflight import Preflight
 from primus.artifacts.run import (
     Attempt,
     CheckpointManifest,
@@ -118,6 +120,7 @@ class Inputs:
     """Everything that a report is made of, parsed but not yet believed.
 
     Attributes:
+        preflights: by number of the attempt what was found of its nodes.
         read: hash of every input file, by path as given.
     """
 
@@ -129,6 +132,7 @@ class Inputs:
     tokenizer: TokenizerManifest
     curve: Curve
     attempts: list[Attempt]
+    preflights: dict[int, Preflight]
     checkpoints: list[Checkpoint]
     unlisted: list[str]
     tuning: Tuning | None
@@ -161,6 +165,7 @@ def read_inputs(paths: Paths) -> Inputs:
     run = paths.train.parent
     train = TrainManifest.load(paths.train)
     attempt_files = sorted((run / "attempts").glob("*/attempt.json"))
+    preflight_files = sorted((run / "attempts").glob("*/preflight.json"))
     attempts = read_attempts(run)
     listed = {summary.name for summary in train.checkpoints}
     on_disk = sorted(path.name for path in (run / "checkpoints").glob("*") if path.is_dir())
@@ -173,6 +178,7 @@ def read_inputs(paths: Paths) -> Inputs:
         tokenizer=TokenizerManifest.load(paths.tokenizer),
         curve=read_metrics(run / "metrics.jsonl", attempts),
         attempts=attempts,
+        preflights=_preflights(preflight_files),
         checkpoints=[_checkpoint(run / "checkpoints" / name) for name in sorted(listed)],
         unlisted=[name for name in on_disk if name not in listed],
         tuning=read_tuning(run, paths.shapes, paths.tuned),
@@ -180,8 +186,17 @@ def read_inputs(paths: Paths) -> Inputs:
         evaluation=EvaluationManifest.load(paths.evaluation) if paths.evaluation else None,
         settings=[_stage_values(path) for path in paths.stage_settings],
         times=stage_times(paths),
-        read=_records([*_files(paths), *_run_files(run), *attempt_files]),
+        read=_records([*_files(paths), *_run_files(run), *attempt_files, *preflight_files]),
     )
+
+
+def _preflights(paths: Sequence[Path]) -> dict[int, Preflight]:
+    """By number of the attempt; a damaged one says as little as none."""
+    found = {}
+    for path in paths:
+        with suppress(ArtifactError):
+            found[int(path.parent.name)] = Preflight.load(path)
+    return found
 
 
 def _files(paths: Paths) -> list[Path]:

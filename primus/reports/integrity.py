@@ -13,6 +13,7 @@ from primus.artifacts.steps import TUNED
 from primus.reports import watched
 from primus.reports.curve import gaps, replay_differences
 from primus.reports.inputs import Inputs
+from primus.reports.nodes import nodes_checked
 from primus.reports.verify import Verified, file_problems, verify_checkpoints
 
 FLOPS_TOLERANCE = 0.01
@@ -57,6 +58,7 @@ def judge(
         *_steps(headline),
         _export(inputs),
         *_evaluation(inputs),
+        *nodes_checked(inputs),
         *watched.noted(inputs.curve),
         *_noted(inputs, headline),
     ]

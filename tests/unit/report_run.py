@@ -12,7 +12,15 @@ from typing import Any
 
 from primus.artifacts.gemm import ShapeRow, ShapesHeader, TunedHeader, TunedRow, save_lines
 from primus.artifacts.manifest import Blake3Record, FileRecord
-from primus.artifacts.preflight import Preflight
+from primus.artifacts.preflight import (
+    ClockReport,
+    Disk,
+    Finding,
+    LinkReport,
+    NodeReport,
+    Preflight,
+    RankReport,
+)
 from primus.artifacts.run import (
     Attempt,
     CheckpointManifest,
@@ -372,6 +380,39 @@ CHOSEN = ProcessChoice(
 )
 
 
+def slow_node() -> Preflight:
+    """Two nodes were checked, one of which is slow."""
+    disk = Disk(free_gib=100.0, write_mb_s=1480.0, read_mb_s=2100.0)
+    common: dict[str, Any] = {"cores": 8, "load": 0.1, "memory_available_gib": 6.0}
+    common |= {"python": "3.11", "commit": "c", "directory": disk, "temporary": disk, "sees": True}
+    hosts = ["node1", "node2"]
+    return Preflight(
+        experiment="llama3_8B_tiny",
+        job="17",
+        started=START,
+        seconds=12.3,
+        hosts=hosts,
+        finished=True,
+        nodes=[NodeReport(node=n, host=host, **common) for n, host in enumerate(hosts)],
+        clocks=[ClockReport(node=1, low=-0.01, high=0.012)],
+        ranks=[
+            RankReport(rank=n, node=n, host=host, local_rank=0, stage="done", tflops=speed)
+            for n, (host, speed) in enumerate(zip(hosts, (0.14, 0.11), strict=True))
+        ],
+        links=[LinkReport(nodes=[0, 1], round=1, gb_per_second=1.2)],
+        findings=[
+            Finding(
+                node="node2",
+                check="TFLOP/s",
+                severity="slow",
+                measured="0.11 TFLOP/s",
+                needed="0.13",
+                fix="look at its clocks",
+            )
+        ],
+    )
+
+
 def _tuned_use() -> TunedUse:
     rows = [
         {"problem": PROBLEMS[0][0], "calls": 2400, "use": "hit", "candidate": "split_n"},
@@ -461,7 +502,7 @@ def _write_checkpoints(
             attempt=1,
             created=START + iteration,
             world_size=2,
-            layout={"dp": 2, "tp": 1},
+            layout={"data_parallel_size": 2, "tensor_model_parallel_size": 1},
             tuned_sha256=tuned,
             code_commit="a923c4f",
             code_dirty=False,
@@ -498,6 +539,7 @@ def _write_settings(root: Path, spec: RunSpec, key: str) -> tuple[Path, ...]:
     train = {"hidden_size": 128, "num_layers": 4, "lr": 1e-3, "lr_decay_style": "cosine"}
     train |= {"global_batch_size": 16, "micro_batch_size": 2, "weight_decay": 0.1, "seed": 1234}
     train |= {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1}
+    train |= {"nodes": 1, "nproc_per_node": 2, "use_distributed_optimizer": True, "bf16": True}
     options = {"log_interval": spec.log_interval, "save_interval": spec.save_interval}
     extent = {"train_iters": spec.train_iters}
     common = {"experiment": spec.experiment, "upstream": {}}

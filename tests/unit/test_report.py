@@ -108,7 +108,7 @@ def test_the_verdict_comes_first_and_the_figures_follow(
     assert "waiting for checkpoints to be written" in page.text
     headline = manifest.headline
     assert f"{headline.validation_loss:.4g}" in page.text
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 9
     assert "unigram entropy" in page.text
     assert "split_n" in page.text
     assert (output.parent / "loss.png").read_bytes().startswith(b"\x89PNG")
