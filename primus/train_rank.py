@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wait_for_files([args.settings, args.samples, args.about, args.tuned, args.weights])
     settings = load_settings(args, "train")
     with on_screen():
-        _train(settings, args, started, reporter)
+        _train(settings, args, args.began or started, reporter)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -60,6 +60,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="weights manifest")
     parser.add_argument("--run-directory", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--began", type=float, help="when the attempt did; else when this rank did")
     parser.add_argument("--about", type=Path, required=True, help="JSON for checkpoint manifests")
     parser.add_argument(
         "--variables", type=json.loads, default={}, help="JSON of what the tuned GEMMs had set"

@@ -177,6 +177,7 @@ class Attempt(Manifest):
     Attributes:
         mendable: it failed by a mistake that the user can mend; the reason says how.
         variables: set for the ranks so that the tuned kernels are used.
+        started: before the checks of nodes and before its ranks.
         job: number of the SLURM job; null outside of one.
         submitted, job_started: when that job was submitted, or sent back to the queue, and when it
             left the queue.

@@ -61,7 +61,7 @@ def render(inputs: Inputs, headline: Headline, judgement: Judgement) -> str:
         most_attempts=MOST,
         facts=_facts(headline, judgement),
         on_cpu=inputs.setting("train", "platform") in (None, "cpu"),
-        stages=[_stage(values) for values in inputs.settings],
+        stages=[stage for stage in map(_stage, inputs.settings) if stage["rows"]],
         in_training=partial(in_training, inputs.train.tuned),
         strangers=strangers(inputs.train.tuned, inputs.tuning.rows if inputs.tuning else []),
         contestants=CONTESTANTS,

@@ -65,7 +65,9 @@ def _load(ax: Axes, chart: Chart) -> None:
         data = series(x, [float(function(row.expert_load)) for row in rows])
         marker = "." if len(data.x) < 3 else None
         ax.plot(data.x, data.mean, color=colour, linestyle=dashes, label=what, marker=marker)
-    ax.set_ylim(1, max(1.1, 1.05 * max(max(row.expert_load) for row in rows)))
+    # Room below the title for the legend, above the lines.
+    top = max(1.1, max(max(row.expert_load) for row in rows))
+    ax.set_ylim(1, 1 + 1.45 * (top - 1))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
     ax.legend(loc="upper right", labelcolor=INK, fontsize=9)
 

@@ -21,6 +21,8 @@ _PARALLEL = {
     "expert_model_parallel_size": "Expert parallel",
     "expert_tensor_parallel_size": "Expert tensor parallel",
 }
+# The others where they are more than 1.
+_ALWAYS = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "data_parallel_size")
 
 
 def layout(inputs: Inputs) -> list[tuple[str, str]]:
@@ -32,7 +34,8 @@ def layout(inputs: Inputs) -> list[tuple[str, str]]:
     sizes = manifest.layout if manifest is not None else {}
     experts = inputs.setting("train", "num_experts")
     for name, label in _PARALLEL.items():
-        if name in sizes and (experts or not name.startswith("expert")):
+        told = sizes.get(name, 1) > 1 or name in _ALWAYS
+        if name in sizes and told and (experts or not name.startswith("expert")):
             rows.append((label, number(sizes[name])))
     rows += [(label, value) for label, value in _settings(inputs) if value]
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -83,12 +84,13 @@ def train(
     run_directory.claim(directory, identity)
     if not finished(directory, settings):
         refuse_endless(directory)
-        attempt = run_directory.new_attempt(directory)
+        attempt, began = run_directory.new_attempt(directory), time.time()
         _write_about(attempt, directory, identity, settings.identity | settings.extent)
         with recorded(attempt, settings.nodes * settings.nproc_per_node):
             if check_nodes is not None:
                 check_nodes(attempt)
         arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
+        arguments += ["--began", str(began)]
         arguments += ["--weights", str(weights_path)] if weights_path else []
         variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}
         arguments += ["--variables", canonical_json(variables)]

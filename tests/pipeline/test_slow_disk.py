@@ -55,3 +55,11 @@ def test_a_slow_file_system(tmp_path: Path) -> None:
     assert record.finished is not None
     budget = time_budget(curve, [record], record.finished - record.started)
     assert budget.saving == record.save_seconds
+    # An attempt begins before its ranks do, which is when files were written for them.
+    assert record.started < (slow.directory / "attempts/001/about.json").stat().st_mtime
+    first = min(row.time - row.seconds_per_iteration for row in curve.train)
+    assert budget.start == pytest.approx(first - record.started)
+    told = [row for row in curve.train if row.data_seconds]
+    assert budget.data == pytest.approx(sum(row.data_seconds or 0.0 for row in told))
+    assert [row.iteration for row in curve.memory][:1] == [1]
+    assert curve.memory[-1].iteration == curve.train[-1].iteration

@@ -130,8 +130,10 @@ def _speed(ax: Axes, comparison: ComparisonManifest) -> None:
     runs = comparison.runs
     for place, (run, style) in enumerate(zip(runs, styles(len(runs)), strict=True)):
         rate = run.tokens_per_second
-        ax.plot([rate.p5, rate.p95], [place, place], color=style.colour, linewidth=1.4)
-        ax.plot([rate.median], [place], color=style.colour, marker=style.marker, markersize=7)
+        line: dict[str, Any] = {"color": style.colour, "linestyle": style.dashes}
+        ax.plot([rate.p5, rate.p95], [place, place], linewidth=1.4, **line)
+        dot: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": "none"}
+        ax.plot([rate.median], [place], markersize=7, **dot)
     first = runs[0].tokens_per_second.median
     ax.axvline(first, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
     ax.set_yticks(range(len(runs)), [run.label for run in runs])
