@@ -89,8 +89,8 @@ def train(
         with recorded(attempt, settings.nodes * settings.nproc_per_node):
             if check_nodes is not None:
                 check_nodes(attempt)
-        arguments = _arguments(settings, attempt, settings_path, samples_path, tuned)
-        arguments += ["--began", str(began)]
+        arguments = ["--began", str(began)]
+        arguments += _arguments(settings, attempt, settings_path, samples_path, tuned)
         arguments += ["--weights", str(weights_path)] if weights_path else []
         variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}
         arguments += ["--variables", canonical_json(variables)]
