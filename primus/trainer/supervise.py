@@ -90,8 +90,7 @@ def train(
             if check_nodes is not None:
                 check_nodes(attempt)
         arguments = ["--began", str(began)]
-        arguments += _arguments(settings, attempt, settings_path, samples_path, tuned)
-        arguments += ["--weights", str(weights_path)] if weights_path else []
+        arguments += _arguments(settings, attempt, settings_path, samples_path, tuned, weights_path)
         variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}
         arguments += ["--variables", canonical_json(variables)]
         models = [Path(WeightsManifest.load(weights_path).directory)] if weights_path else []
@@ -135,7 +134,12 @@ def _write_about(
 
 
 def _arguments(
-    settings: StageSettings, attempt: Path, settings_path: Path, samples: Path, tuned: Path | None
+    settings: StageSettings,
+    attempt: Path,
+    settings_path: Path,
+    samples: Path,
+    tuned: Path | None,
+    weights: Path | None,
 ) -> list[str]:
     directory = attempt.parent.parent
     return [
@@ -143,6 +147,7 @@ def _arguments(
         *("--samples", str(samples), "--run-directory", str(directory)),
         *("--attempt", str(int(attempt.name)), "--about", str(attempt / "about.json")),
         *(("--tuned", str(tuned)) if tuned else ()),
+        *(("--weights", str(weights)) if weights else ()),
     ]
 
 
