@@ -2,8 +2,8 @@
 
     python layout_ranks.py RANKS ITERATIONS RESULTS.json [FAMILY ...]
 
-Rank 0 writes, per case, the loss and the gradient norm of each iteration and the number of
-parameters.
+Rank 0 writes, per case, the loss and the gradient norm of each iteration, the number of
+parameters, and the tokens of each expert in the first iteration.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Training:
         from primus.trainer.checkpoint import TrainingState
         from primus.trainer.model import model_config
         from primus.trainer.optimizer import build_optimizer, build_scheduler
+        from primus.trainer.resources import ExpertLoad
 
         self.settings = settings
         self._groups = parallel_state
@@ -80,6 +81,8 @@ class Training:
             chunks=chunks, optimizer=optimizer, scheduler=build_scheduler(settings, optimizer)
         )
         self.parameters = parallel.count_parameters(chunks)
+        self._load = ExpertLoad(chunks, torch.device("cpu"))
+        self.experts: list[list[float]] = []
 
     def train(self, iterations: int) -> list[tuple[float, float | None]]:
         """Loss and gradient norm of further iterations; the same on every rank."""
@@ -117,6 +120,8 @@ class Training:
                 num_microbatches=settings.global_batch_size // (settings.micro_batch_size * ranks),
             )
             distributed.all_reduce(total)
+            if state.iteration == 0:
+                self.experts = self._load.take().tolist()
             _, norm = take_step(state.optimizer, settings.clip_grad)
             state.scheduler.step(increment=settings.global_batch_size)
             state.iteration += 1
@@ -143,6 +148,7 @@ def main(iterations: int, output: Path, families: list[str]) -> None:
             results[f"{family}: {name}"] = {
                 "curve": training.train(iterations),
                 "parameters": training.parameters,
+                "experts": training.experts,
                 "seconds": time.monotonic() - started,
             }
             training.close()

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from layout_cases import CASES, name_of
 from layout_run import run_ranks
@@ -62,3 +63,8 @@ def test_losses_are_those_of_one_process(
         (loss, norm), (wanted_loss, wanted_norm) = pair
         assert loss == pytest.approx(wanted_loss, rel=1e-5), iteration
         assert norm == pytest.approx(wanted_norm, rel=1e-4), iteration
+    tokens, wanted_tokens = np.array(found["experts"]), np.array(wanted["experts"])
+    assert (tokens.sum(-1) == wanted_tokens.sum(-1)).all()
+    # A token whose logits are nearly equal may choose otherwise after other roundings.
+    assert np.abs(tokens - wanted_tokens).sum() <= 4
+    assert wanted_tokens.any() == (family != "dense")
