@@ -72,6 +72,10 @@ def test_page_one_says_what_was_reached_and_what_it_took(tmp_path: Path) -> None
     hours = manifest.headline.device_hours
     assert f"Device-hours {hours:.3g} ranks times their hours" in text
     assert f"Effective training {manifest.headline.effective_share:.1%}".replace("%", " %") in text
+    tuning = manifest.headline.tuning
+    assert tuning is not None
+    before, after = (f"{value / 1e3:.3g} ms" for value in (tuning.default_us, tuning.tuned_us))
+    assert f"Default kernels {before} Chosen kernels {after}" in text
     assert "Wall time 2 min 33 s 2 attempts, queue included" in text
     assert "Utilisation = 51 MFLOP per token × tokens per second ÷ (2 × peak)" in text
 
