@@ -18,6 +18,7 @@ from primus.reports.nodes import node_rows
 from primus.reports.nodes import verdict as nodes_verdict
 from primus.reports.preset import preset_differences
 from primus.reports.reproduce import reproduction
+from primus.reports.resources import MOST_DOTS
 from primus.reports.tables import fingerprints, interruptions, layout
 from primus.reports.template import render_template
 from primus.reports.timeline import MOST
@@ -59,6 +60,7 @@ def render(inputs: Inputs, headline: Headline, judgement: Judgement) -> str:
         nodes={number: node_rows(found) for number, found in inputs.preflights.items()},
         verdict_on_nodes=nodes_verdict,
         most_attempts=MOST,
+        most_dots=MOST_DOTS,
         facts=_facts(headline, judgement),
         on_cpu=inputs.setting("train", "platform") in (None, "cpu"),
         stages=[stage for stage in map(_stage, inputs.settings) if stage["rows"]],

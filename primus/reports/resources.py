@@ -14,7 +14,7 @@ from primus.reports.inputs import Inputs
 _GIB = float(2**30)
 # More ranks than bars can show get a line; more experts than dots can, their spread.
 _MOST_BARS = 48
-_MOST_DOTS = 600
+MOST_DOTS = 600
 
 
 def draw_resources(inputs: Inputs) -> dict[str, str]:
@@ -79,17 +79,19 @@ def _experts(ax: Axes, row: ExpertRow) -> None:
     )
     counts = np.array(row.tokens, dtype=np.float64)
     shares = counts / counts.mean(axis=1, keepdims=True)
-    if shares.size <= _MOST_DOTS:
+    top = max(1.1, 1.08 * float(shares.max()))
+    if shares.size <= MOST_DOTS:
         for layer, values in zip(row.layers, shares, strict=True):
             ax.plot([layer] * len(values), values, "_", color=TRAIN, markersize=11)
     else:
         low, middle, high = np.percentile(shares, [5, 50, 95], axis=1)
         ax.vlines(row.layers, low, high, color=TRAIN, linewidth=1.6)
-        ax.plot(row.layers, middle, "_", color=TRAIN, markersize=6)
+        ax.plot(row.layers, middle, ".", color=TRAIN, markersize=3.5)
         ax.plot(row.layers, shares.max(axis=1), "x", color=VALID, markersize=4, label="busiest")
         ax.legend(loc="upper right", labelcolor=INK, fontsize=9)
+        top *= 1.3
     ax.axhline(1, color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
-    ax.set_ylim(0, max(1.1, 1.08 * float(shares.max())))
+    ax.set_ylim(0, top)
     ax.set_xlim(min(row.layers) - 0.6, max(row.layers) + 0.6)
     ax.set_xlabel("layer")
     ax.grid(visible=False, axis="x")

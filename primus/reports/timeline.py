@@ -13,7 +13,7 @@ from primus.reports.inputs import Inputs
 
 # Told apart by their patterns as well as by their colours.
 _LOOKS: dict[Kind, dict[str, Any]] = {
-    "queue": {"facecolor": "none", "edgecolor": SOFT, "hatch": "....", "linewidth": 0.8},
+    "queue": {"facecolor": "none", "edgecolor": SOFT, "hatch": "-----", "linewidth": 0.8},
     "start": {"facecolor": "none", "edgecolor": SOFT, "hatch": "/////", "linewidth": 0.8},
     "train": {"facecolor": TRAIN, "edgecolor": TRAIN, "linewidth": 0.8},
     "lost": {"facecolor": "none", "edgecolor": VALID, "hatch": "xxxx", "linewidth": 0.8},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from primus.files import sha256_file
 from primus.report import main
 from primus.reports.inputs import read_inputs
 from primus.reports.preset import preset_differences
+from primus.reports.resources import draw_resources
 from primus.reports.tables import fingerprints, interruptions, layout
+from primus.reports.timeline import draw_timeline
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = {"queued": True, "experts": True, "steps": whole_steps(0.93), "process": CHOSEN}
@@ -182,3 +185,30 @@ def test_a_run_of_an_older_version_has_no_figure_of_what_it_did_not_tell(tmp_pat
     assert "waiting for samples" not in text
     main(["--check", str(tmp_path / "report.json")])
     assert ReportManifest.load(tmp_path / "report.json").headline.experts is None
+
+
+def test_figures_of_a_large_run_stay_small(tmp_path: Path) -> None:
+    """Sixty attempts, 1024 ranks, 58 layers of 256 experts."""
+    inputs = read_inputs(write_run(tmp_path, RunSpec(queued=True, experts=True)))
+    curve, (first, *_) = inputs.curve, inputs.attempts
+    memory, experts = curve.memory[-1], curve.experts[-1]
+    tokens = [[1000 + (7 * layer * expert) % 900 for expert in range(256)] for layer in range(58)]
+    layers = list(range(4, 62))
+    many = [
+        first.model_copy(update={"number": n, "started": 1e5 * n, "finished": 1e5 * n + 9e4})
+        for n in range(1, 61)
+    ]
+    large = replace(
+        inputs,
+        attempts=many,
+        curve=replace(
+            curve,
+            memory=[memory.model_copy(update={"peak_bytes": [n << 22 for n in range(1024)]})],
+            experts=[experts.model_copy(update={"layers": layers, "tokens": tokens})],
+        ),
+    )
+    drawn = draw_timeline(large) | draw_resources(large)
+    assert set(drawn) == {"attempts", "attempts-narrow", "memory", "expert-load", "experts"}
+    assert {name: len(text) for name, text in drawn.items() if len(text) > 80_000} == {}
+    assert "60 failed" in drawn["attempts"]
+    assert "20 failed" not in drawn["attempts"]
