@@ -10,7 +10,6 @@ Examples:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from pathlib import Path
 from primus.artifacts.timing import stage_time
 from primus.command_line import Command
 from primus.config.frozen import StageSettings, add_settings_arguments, load_settings
-from primus.container.spec import Container
 from primus.errors import PreemptedError, run_main
 from primus.huggingface.start import open_start
 from primus.launch import ask_for_another_job
@@ -69,19 +67,9 @@ def command_parser() -> Command:
 
 
 def _activate(settings: StageSettings, tuned: Path) -> Mapping[str, str]:
-    from primus.gemm.activate import activated
-    from primus.gemm.applied import with_users
-    from primus.tune_verify import verify_once
+    from primus.tune_verify import activated_and_verified
 
-    users = settings.env.as_dict()
-    threads, nodes = settings.threads_per_rank, settings.nodes
-    container = Container.of(settings)
-    activation = activated(tuned, threads=threads, nodes=nodes, container=container)
-    variables, said = with_users(activation, users, os.environ)
-    for line in said:
-        print(f"warning: {line}", flush=True)
-    verify_once(settings, tuned, variables)
-    return variables
+    return activated_and_verified(settings, tuned)
 
 
 if __name__ == "__main__":

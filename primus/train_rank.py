@@ -36,7 +36,7 @@ _stop = False
 def main(argv: Sequence[str] | None = None) -> None:
     """Join the attempt, train, and on rank 0 write what came of it."""
     started = time.time()
-    args = _arguments(argv)
+    args = parser_of("primus.train_rank", __doc__).parse_args(argv)
     end_with_parent(signal.SIGKILL)
     if agent_is_gone():
         raise TrainingError("the agent of this rank has ended")
@@ -52,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _train(settings, args, args.began or started, reporter)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m primus.train_rank", description=__doc__)
+def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
+    """What a rank that trains is told, whichever module it runs."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     add_settings_arguments(parser)
     parser.add_argument("--samples", type=Path, required=True, help="samples manifest")
     parser.add_argument("--tuned", type=Path, help="the run's tuned.jsonl")
@@ -65,7 +66,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--variables", type=json.loads, default={}, help="JSON of what the tuned GEMMs had set"
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def _request_stop(*_: Any) -> None:
@@ -76,7 +77,7 @@ def _request_stop(*_: Any) -> None:
 def _train(
     settings: StageSettings, args: argparse.Namespace, started: float, reporter: Reporter
 ) -> None:
-    device = _import_all(settings)
+    device = import_all(settings)
     import torch
 
     from primus.trainer import parallel
@@ -109,7 +110,7 @@ def _train(
         os._exit(0)
 
 
-def _import_all(settings: StageSettings) -> Any:
+def import_all(settings: StageSettings) -> Any:
     """Import what a rank runs, on the platform that it is for; the rank's device.
 
     Raises:
@@ -273,19 +274,20 @@ def _result(
         flops_per_token=run.flops_per_token,
         peak_tflops_per_device=run.peak_tflops,
         seconds=time.time() - started,
-        device=_device_name(device),
+        device=device_name(device),
         platform=settings.platform,
         tuned=use,
         environment=environment(
             platform_name=settings.platform,
-            device=_device_name(device),
+            device=device_name(device),
             devices=distributed.get_world_size(),
             variables=variables,
         ),
     )
 
 
-def _device_name(device: Any) -> str:
+def device_name(device: Any) -> str:
+    """What the device is called by its maker."""
     import torch
 
     from primus.artifacts.provenance import cpu_model

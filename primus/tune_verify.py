@@ -7,6 +7,7 @@ tuned problem that was called was not applied.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from primus.gemm.applied import (
     merged,
     verification_file,
     verification_of,
+    with_users,
 )
 from primus.gemm.tuned import TunedResult
 from primus.gemm.verify import failures, table, verdicts
@@ -136,6 +138,25 @@ def watched_use(
 
 def _threads(result: TunedResult) -> int:
     return int(result.header.stack.get("threads", 0)) or 1
+
+
+def activated_and_verified(settings: StageSettings, tuned: Path) -> dict[str, str]:
+    """Variables under which the ranks of a training use a tuned result, made ready on its nodes.
+
+    What of them the user's own `env` replaces is said.
+
+    Raises:
+        UserError, ArtifactError: it cannot be used here. TrainingError: as `verify_once`.
+    """
+    users = settings.env.as_dict()
+    threads, nodes = settings.threads_per_rank, settings.nodes
+    container = Container.of(settings)
+    activation = activated(tuned, threads=threads, nodes=nodes, container=container)
+    variables, said = with_users(activation, users, os.environ)
+    for line in said:
+        print(f"warning: {line}", flush=True)
+    verify_once(settings, tuned, variables)
+    return variables
 
 
 def verify_once(settings: StageSettings, tuned: Path, variables: Mapping[str, str]) -> None:

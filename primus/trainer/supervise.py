@@ -64,12 +64,7 @@ def train(
         TrainingError: the attempt ended early.
     """
     samples = SamplesManifest.load(samples_path)
-    tokenizer = TokenizerManifest.load(tokenizer_path)
-    if tokenizer.vocab_size > settings.vocab_size:
-        raise DataError(
-            f"{tokenizer_path}: vocab_size = {tokenizer.vocab_size} ids do not fit into the "
-            f"model's vocab_size = {settings.vocab_size}. Fix: raise vocab_size in the model's file"
-        )
+    tokenizer = fitting_tokenizer(tokenizer_path, settings)
     check_free(directory)
     tuned, tuned_sha256 = run_directory.adopt_tuned(directory, tuned_path)
     identity = RunIdentity(
@@ -96,20 +91,39 @@ def train(
         models = [Path(WeightsManifest.load(weights_path).directory)] if weights_path else []
         container = Container.of(settings, paths=models)
         ranks = _ranks(settings, attempt, arguments, variables, container)
-        require_completed(directory, settings, _run(ranks))
+        require_completed(directory, settings, start_ranks(ranks))
     return train_manifest(directory, settings, identity, samples)
 
 
-def _run(ranks: Ranks) -> int:
-    """Start the ranks; with another port where the first was taken before they could meet."""
+def fitting_tokenizer(path: Path, settings: StageSettings) -> TokenizerManifest:
+    """The tokenizer of a training.
+
+    Raises:
+        DataError: it has more ids than the model's vocabulary.
+    """
+    tokenizer = TokenizerManifest.load(path)
+    if tokenizer.vocab_size > settings.vocab_size:
+        raise DataError(
+            f"{path}: vocab_size = {tokenizer.vocab_size} ids do not fit into the model's "
+            f"vocab_size = {settings.vocab_size}. Fix: raise vocab_size in the model's file"
+        )
+    return tokenizer
+
+
+def start_ranks(ranks: Ranks, *, limit: float | None = None) -> int:
+    """Start the ranks; with another port where the first was taken before they could meet.
+
+    Args:
+        limit: as `run_ranks`, of each start.
+    """
     ooms = oom_kills()
     for _ in range(_PORTS - 1):
-        status = run_ranks(ranks)
+        status = run_ranks(ranks, limit=limit)
         if not port_was_taken(ranks.log_directory):
             break
         print("the port is taken; trying another one", flush=True)
     else:
-        status = run_ranks(ranks)
+        status = run_ranks(ranks, limit=limit)
     killed_for_memory = status == -signal.SIGKILL and oom_kills() > ooms
     return os.EX_OSERR if killed_for_memory else status
 
