@@ -82,6 +82,7 @@ def command_parser() -> Command:
     add("--tuned", type=Path, help="tuned.jsonl")
     add("--export", type=Path, help="manifest of the Hugging Face directory")
     add("--evaluation", type=Path, help="eval.json")
+    add("--ab", type=Path, help="ab.json")
     add("--stage-settings", type=Path, nargs="*", help="frozen settings of the other stages")
     add("--output", type=Path, required=True, help="report.html; report.json goes beside it")
     add("--loss-png", type=Path, help="also write the loss curve as a picture")

@@ -12,6 +12,7 @@ sys.path.insert(0, os.getcwd())
 from primus import driver
 from primus.config import announce, cluster, paths, pipeline
 from primus.errors import PrimusError, fail
+from primus.files import sha256_file
 from primus.reports.comparison import asked
 
 driver.arrive(sys.argv[1:])
@@ -166,6 +167,30 @@ def cluster_for(stage):
 def planned(experiment, value):
     """`value` of an experiment's plan, for a rule that is of this experiment alone."""
     return or_fail(lambda wildcards: value(PIPELINE.plan(experiment, "preflight")))
+
+
+def ab_for(name):
+    """One of the things that a comparison of kernels asks of a cluster."""
+    return or_fail(lambda wildcards: plan_of("train", wildcards).ab_resources()[name])
+
+
+def ab_key(name):
+    """A key of the comparison, as text; tracked: another value compares again."""
+    return or_fail(lambda wildcards: str(getattr(plan_of("train", wildcards).settings.ab, name)))
+
+
+@or_fail
+def compared(wildcards):
+    """`--ab` and what a comparison of kernels has found; no input, so that no report asks for it."""
+    return [
+        word for path in PIPELINE.compared(plan_of("train", wildcards)) for word in ("--ab", path)
+    ]
+
+
+@or_fail
+def compared_state(wildcards):
+    """The hash of its content."""
+    return [sha256_file(path) for path in PIPELINE.compared(plan_of("train", wildcards))]
 
 
 def check_for(experiment):

@@ -26,9 +26,12 @@ rule report:
         shapes=flag("--shapes", "shapes"),
         tuned=flag("--tuned", "tuned"),
         evaluation=flag("--evaluation", "evaluation"),
+        # Tracked, with its content: what was compared again is shown.
+        ab=compared,
+        ab_state=compared_state,
     shell:
         "python -u -m primus.report --settings {input.settings:q} "
         "--options {params.options:q} --train {input.train:q} --samples {input.samples:q} "
         "--data {input.data:q} --tokenizer {input.tokenizer:q} {params.shapes:q} {params.tuned:q} "
-        "--export {input.export:q} {params.evaluation:q} --stage-settings {input.stage_settings:q} "
+        "--export {input.export:q} {params.evaluation:q} {params.ab:q} --stage-settings {input.stage_settings:q} "
         "--loss-png {output.png:q} --output {output.html:q} 2>&1 | tee {log:q}"

@@ -25,6 +25,7 @@ ARTIFACT: dict[Stage, str] = {
 REPORT_JSON = "output/runs/{experiment}/{key}/report.json"
 LOSS_PNG = "output/runs/{experiment}/{key}/loss.png"
 PREFLIGHT = "output/preflight/{experiment}/{key}/preflight.json"
+AB = "output/ab/{experiment}/{key}/ab.json"
 SETTINGS = "output/settings/{owner}/{stage}.{digest}.json"
 
 
@@ -46,6 +47,11 @@ def artifact(stage: StageKey) -> str:
 def preflight(train: StageKey) -> str:
     """Path of what was measured of the nodes for a run; no stage makes or reads it."""
     return PREFLIGHT.format(experiment=train.owner, key=train.key)
+
+
+def ab(train: StageKey) -> str:
+    """Path of what tuned kernels gain in the training of a run; no stage makes it."""
+    return AB.format(experiment=train.owner, key=train.key)
 
 
 def settings_file(stage: StageKey) -> str:

@@ -16,7 +16,7 @@ from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
 from primus.config.load import Resolved, experiments, load
-from primus.config.paths import artifact, settings_file
+from primus.config.paths import ab, artifact, settings_file
 from primus.config.problems import did_you_mean, listed, show
 from primus.config.schema.keys import STAGES, UPSTREAM, Stage
 from primus.config.schema.settings import Settings
@@ -27,7 +27,8 @@ _DIGEST = re.compile(r"\.([0-9a-f]{12})\.json$")
 # Calls of Snakemake that look at every rule; it takes options in short.
 _ALL_RULES = re.compile(r"-[^-]*l.*|--l[it].*|--containeri.*|--exp.*|--ge.*")
 
-# What a target of each kind asks for; the stages they build on follow.
+# What a target of each kind asks for; the stages they build on follow. Of `ab` it is what it needs:
+# no stage makes what it asks for.
 TARGETS: dict[str, tuple[Stage, ...]] = {
     "data": ("samples",),
     "shapes": ("shapes",),
@@ -36,6 +37,7 @@ TARGETS: dict[str, tuple[Stage, ...]] = {
     "export": ("export",),
     "report": ("report",),
     "eval": ("report", "evaluate"),
+    "ab": ("samples", "tune", "weights"),
 }
 # Targets that make nothing: they run whenever they are asked for.
 CHECKS = ("preflight",)
@@ -48,6 +50,7 @@ MEANING: dict[str, str] = {
     "export": "train and export",
     "report": "train, export and report on",
     "eval": "train, export, evaluate and report on",
+    "ab": "compare tuned and default kernels in the training of",
     "preflight": "check the nodes for",
 }
 
@@ -102,6 +105,11 @@ class Plan:
         minutes = _START_MINUTES + math.ceil(self.settings.preflight.seconds / 60)
         return {**self.resources("train"), "runtime": minutes}
 
+    def ab_resources(self) -> Mapping[str, Any]:
+        """What a comparison of kernels asks of a cluster: that of the training, for less time."""
+        minutes = _START_MINUTES + math.ceil(self.settings.ab.minutes)
+        return {**self.resources("train"), "runtime": minutes}
+
 
 class Pipeline:
     """All experiments under one root, with the overrides of one command line."""
@@ -137,7 +145,7 @@ class Pipeline:
             resolved = load(experiment, self.overrides, root=self.root, stages=needs)
             self._plans[key] = Plan(resolved, identities(resolved.settings))
         plan = self._plans[key]
-        if target == "tune" and not plan.settings.gemm_tuning.enabled:
+        if target in ("tune", "ab") and not plan.settings.gemm_tuning.enabled:
             raise ConfigError([_nothing_to_tune(plan)])
         return plan
 
@@ -153,6 +161,8 @@ class Pipeline:
         require_writable(self.root / "output")
         for stage in plan.stages_of(kind):
             renew(plan.stages[stage], self.root)
+        if kind == "ab":
+            return [ab(plan.stages["train"])]
         return [artifact(plan.stages[stage]) for stage in TARGETS[kind]]
 
     def by_key(self, stage: Stage, owner: str, key: str) -> Plan:
@@ -204,6 +214,11 @@ class Pipeline:
         name = plan.settings.experiment
         asked = name in self._evaluated or f"eval_{name}" in words
         return asked or (self.root / artifact(plan.stages["evaluate"])).is_file()
+
+    def compared(self, plan: Plan) -> list[str]:
+        """What `ab_` has found for the run; empty where it has not run."""
+        path = ab(plan.stages["train"])
+        return [path] if (self.root / path).is_file() else []
 
     def files(self, plan: Plan, stage: Stage) -> list[str]:
         """The files of the user that a stage reads: text, or a model."""

@@ -38,6 +38,7 @@ _SECTIONS: tuple[tuple[str, type[Keys]], ...] = (
 )
 _GROUPS = (
     ("GEMM tuning", "gemm_tuning"),
+    ("Tuned against default kernels", "ab"),
     ("Checks of the nodes", "preflight"),
     ("SLURM", "slurm"),
     ("Evaluation", "evaluation"),

@@ -37,7 +37,7 @@ OWN_NAMES = frozenset(
     append_eod container data_version dataset device_memory_gib env gemm_backend gemm_tuning slurm
     hardware hf_dataset json_key keep_every keep_last hang_timeout_minutes
     lease_timeout_seconds load_checkpoint load_hf max_bad_lines model start_timeout_minutes
-    evaluation model_card moe_router_group_score
+    ab evaluation model_card moe_router_group_score
     nodes nproc_per_node peak_tflops platform preflight published_parameters recipe threads_per_rank
     tokenizer_data_path tokenizer_vocab_size workers
     tensorboard tensorboard_dir wandb_project wandb_entity wandb_exp_name

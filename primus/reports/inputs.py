@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from primus.artifacts.ab import AbManifest
 from primus.artifacts.evaluation import EvaluationManifest
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.preflight import Preflight
@@ -43,6 +44,7 @@ class Paths:
     tuned: Path | None = None
     export: Path | None = None
     evaluation: Path | None = None
+    ab: Path | None = None
     stage_settings: tuple[Path, ...] = ()
 
     @classmethod
@@ -138,6 +140,7 @@ class Inputs:
     tuning: Tuning | None
     export: Export | None
     evaluation: EvaluationManifest | None
+    ab: AbManifest | None
     settings: list[StageValues]
     times: list[StageTime]
     read: dict[Path, FileRecord]
@@ -184,6 +187,7 @@ def read_inputs(paths: Paths) -> Inputs:
         tuning=read_tuning(run, paths.shapes, paths.tuned),
         export=_export(paths.export),
         evaluation=EvaluationManifest.load(paths.evaluation) if paths.evaluation else None,
+        ab=AbManifest.load(paths.ab) if paths.ab else None,
         settings=[_stage_values(path) for path in paths.stage_settings],
         times=stage_times(paths),
         read=_records([*_files(paths), *_run_files(run), *attempt_files, *preflight_files]),
@@ -201,7 +205,7 @@ def _preflights(paths: Sequence[Path]) -> dict[int, Preflight]:
 
 def _files(paths: Paths) -> list[Path]:
     single = (paths.train, paths.samples, paths.data, paths.tokenizer)
-    optional = (paths.shapes, paths.tuned, paths.export, paths.evaluation)
+    optional = (paths.shapes, paths.tuned, paths.export, paths.evaluation, paths.ab)
     return [*single, *(path for path in optional if path), *paths.stage_settings]
 
 
@@ -249,7 +253,7 @@ def _stage_values(path: Path) -> StageValues:
 def stage_times(paths: Paths) -> list[StageTime]:
     """Run times of every stage before the report, from the files beside their artefacts."""
     artefacts = (paths.tokenizer, paths.data, paths.samples, paths.shapes, paths.tuned)
-    later = (paths.train, paths.export, paths.evaluation)
+    later = (paths.train, paths.export, paths.evaluation, paths.ab)
     found = [_stage_time(path) for path in (*artefacts, *later) if path]
     return [time for time in found if time]
 

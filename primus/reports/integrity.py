@@ -59,6 +59,7 @@ def judge(
         _export(inputs),
         *_evaluation(inputs),
         *nodes_checked(inputs),
+        *_ab(inputs),
         *watched.noted(inputs.curve),
         *_noted(inputs, headline),
     ]
@@ -273,6 +274,22 @@ def _evaluation(inputs: Inputs) -> Iterator[Check]:
         yield _check(name, "warning", "eval.json is of another export than the one that is there")
     else:
         yield _check(name, "ok", f"{found.tokens:,} tokens predicted by the exported weights")
+
+
+def _ab(inputs: Inputs) -> Iterator[Check]:
+    """Shown where there is one."""
+    name, found = "Tuned against default", inputs.ab
+    if found is None:
+        return
+    if (found.experiment, found.key) != (inputs.train.experiment, inputs.train.key):
+        yield _check(name, "failed", f"ab.json is of {found.experiment} {found.key}")
+    elif found.tuned_sha256 != inputs.identity.tuned_sha256:
+        detail = "ab.json compares other tuned kernels than those of this run"
+        yield _check(name, "warning", detail)
+    elif found.losses.agree is False:
+        yield _check(name, "warning", found.losses.in_words)
+    else:
+        yield _check(name, "warning" if found.outcome == "slower" else "ok", found.in_words)
 
 
 def _noted(inputs: Inputs, headline: Headline) -> Iterator[Check]:

@@ -23,6 +23,7 @@ EVERY_STAGE = ("tokenizer", "data", "samples", "shapes", "tune", "train", "expor
         (f"report_{EXPERIMENT}", EVERY_STAGE),
         (f"export_{EXPERIMENT}", EVERY_STAGE[:-1]),
         (f"eval_{EXPERIMENT}", (*EVERY_STAGE, "evaluate")),
+        (f"ab_{EXPERIMENT}", (*EVERY_STAGE[:5], "ab")),
         (f"data_{EXPERIMENT}", EVERY_STAGE[:3]),
         (f"tune_{EXPERIMENT}", ("shapes", "tune")),
         (f"shapes_{EXPERIMENT}", ("shapes",)),

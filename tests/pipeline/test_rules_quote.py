@@ -39,7 +39,7 @@ NAMES = {
 RECORDER = """#!/bin/bash
 printf '%s\\0' "$@" > "$RECORD"
 """
-KINDS = ("data", "shapes", "tune", "train", "export", "eval", "report", "preflight")
+KINDS = ("data", "shapes", "tune", "train", "export", "eval", "report", "ab", "preflight")
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:

@@ -571,7 +571,7 @@ def arguments(paths: Paths, output: Path) -> list[str]:
     """The stage's command line for a run on disk."""
     *others, own = (str(path) for path in paths.stage_settings)
     words = ["--settings", own, "--output", str(output)]
-    optional = ("shapes", "tuned", "export", "evaluation")
+    optional = ("shapes", "tuned", "export", "evaluation", "ab")
     for name in ("train", "samples", "data", "tokenizer", *optional):
         if (path := getattr(paths, name)) is not None:
             words += [f"--{name}", str(path)]

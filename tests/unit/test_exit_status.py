@@ -48,6 +48,7 @@ STAGES: dict[str, list[str]] = {
     "evaluate": ["export", "samples"],
     "report": ["train", "samples", "data", "tokenizer"],
     "preflight": [],
+    "ab": ["samples", "tokenizer", "tuned"],
 }
 PEOPLE = {
     *("checkpoint", "compare", "config", "explain", "generate", "import_config", "kubernetes"),
@@ -56,7 +57,7 @@ PEOPLE = {
 }
 # What stages and Snakemake start; those that have a command line say what is wrong with it.
 STARTED = {
-    *("agent", "node", "train_rank", "watched_rank", "preflight_node", "preflight_rank"),
+    *("ab_rank", "agent", "node", "train_rank", "watched_rank", "preflight_node", "preflight_rank"),
     *("step_turns", "container.inside", "container.run", "gemm.activate"),
     *("slurm.cancel", "slurm.status", "slurm.submit"),
 }
@@ -86,7 +87,7 @@ def of_stages() -> Iterator[Mistake]:
     """Settings, every input and the output of each stage."""
     for stage, inputs in STAGES.items():
         other = "train" if stage == "weights" else "weights"
-        own = "train" if stage == "preflight" else stage
+        own = "train" if stage in ("preflight", "ab") else stage
 
         def call(
             name: str, status: int, said: str, stage: str = stage, own: str = own, **changed: str
@@ -212,7 +213,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / f"{name}.json").write_bytes(manifest(kind))
     (path / "damaged.json").write_text('{"kind":')
     (path / "other.json").write_text('{"kind": "zzz", "schema_version": 1}')
-    (path / "shapes.json").write_text("{}\n")
+    for name in ("shapes", "tuned"):
+        (path / f"{name}.json").write_text("{}\n")
     (path / "file").write_text("x")
     for run in ("run", "bad", "torn"):
         (path / run / "checkpoints").mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from primus.config.schema.ab import Ab
 from primus.config.schema.architecture import Architecture
 from primus.config.schema.cluster import Slurm
 from primus.config.schema.data import Data
@@ -46,4 +47,5 @@ class Settings(
         None, doc="What only the user knows about the exported model.", extent="export"
     )
     evaluation: Evaluation = key(Evaluation(), doc="Perplexity of the exported model.")
+    ab: Ab = key(Ab(), doc="Tuned GEMMs against the default ones in the experiment's training.")
     slurm: Slurm = key(Slurm(), doc="What jobs on a SLURM cluster ask for.")

@@ -1,0 +1,96 @@
+"""Tuned GEMMs against the default ones in an experiment's own training: the gain, if there is one.
+
+    snakemake ab_llama3_8B_tiny
+
+trains short segments with either kernels in turns, in a directory of its own, and touches no run.
+By hand:
+
+    python -m primus.ab --settings train.json --samples samples/manifest.json \\
+        --tokenizer tokenizer/manifest.json --tuned tuned.jsonl --output ab.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from primus.artifacts.gemm import load_tuned
+from primus.artifacts.timing import stage_time
+from primus.artifacts.tokens import SamplesManifest, TokenizerManifest
+from primus.config.frozen import add_settings_arguments, load_settings
+from primus.config.schema.ab import Ab
+from primus.errors import UserError, run_main
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the segments, write what they say, and tell it.
+
+    Raises:
+        UserError: the tuned result is that of an experiment without tuning.
+    """
+    args = _arguments(argv)
+    settings = load_settings(args, "train")
+    with stage_time("ab", args.output):
+        started = time.monotonic()
+        # Before torch is imported: what is missing is said at once.
+        SamplesManifest.load(args.samples)
+        TokenizerManifest.load(args.tokenizer)
+        header, _ = load_tuned(args.tuned)
+        if header.stopped == "disabled":
+            raise UserError(
+                f"{args.tuned}: was made with gemm_tuning.enabled = false: there are no tuned "
+                "kernels to compare. Fix: write true, and tune again"
+            )
+        from primus.ab_compare import Asked, compare
+
+        asked = Asked(
+            samples=args.samples,
+            tokenizer=args.tokenizer,
+            tuned=args.tuned,
+            weights=args.weights,
+            rounds=args.rounds,
+            warm_up=args.warm_up,
+            steps=args.steps,
+            deadline=started + 60 * args.minutes,
+        )
+        made = compare(settings, asked, args.output.parent / "segments")
+        made.save(args.output)
+    for line in made.lines:
+        print(line, flush=True)
+    print(f"measured: {args.output}", flush=True)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m primus.ab",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_settings_arguments(parser)
+    parser.add_argument("--samples", type=Path, required=True, help="samples manifest")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer manifest")
+    parser.add_argument("--tuned", type=Path, required=True, help="tuned GEMMs")
+    parser.add_argument("--weights", type=Path, help="weights manifest; without it random weights")
+    keys = Ab()
+    for name, value in (
+        ("rounds", keys.rounds),
+        ("warm-up", keys.warm_up_steps),
+        ("steps", keys.steps_per_segment),
+    ):
+        parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
+    parser.add_argument("--minutes", type=float, default=keys.minutes, help="at most; default 60")
+    parser.add_argument("--output", type=Path, required=True, help="ab.json")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+if __name__ == "__main__":
+    run_main(main)
