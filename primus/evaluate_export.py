@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 from primus.artifacts.evaluation import EvaluationManifest
 from primus.artifacts.export import ExportManifest
@@ -16,6 +17,7 @@ from primus.dataset.text import expand
 from primus.dataset.tokenizer import TOKENIZER_JSON, read_tokenizer
 from primus.errors import DataError
 from primus.files import sha256_file
+from primus.huggingface.harness import Tasks, ask, open_tasks
 from primus.huggingface.load import device_of, load_model
 from primus.huggingface.score import score
 
@@ -25,6 +27,7 @@ def evaluate(settings: StageSettings, export: Path, samples_path: Path) -> Evalu
 
     Raises:
         DataError: the text cannot be read, was trained on, or is of another tokenizer.
+        UserError: a task of lm-evaluation-harness, or the library, is not there.
         ArtifactError: the export or the token files are damaged.
     """
     exported, samples = ExportManifest.load(export), SamplesManifest.load(samples_path)
@@ -35,6 +38,8 @@ def evaluate(settings: StageSettings, export: Path, samples_path: Path) -> Evalu
             f"have {data.tokenizer_fingerprint}. Fix: name the samples of the run"
         )
     started, how = time.time(), settings.evaluation
+    tasks = _tasks(how)
+    manager = open_tasks(tasks) if tasks.names else None
     names = expand(how.texts, "evaluation.texts")
     records = held_out.text_records(names, data)
     loaded = load_model(export.parent, device_of(how.device, "evaluation.device"))
@@ -48,6 +53,7 @@ def evaluate(settings: StageSettings, export: Path, samples_path: Path) -> Evalu
     length = how.max_length or settings.seq_length
     stride = how.stride or length
     scores = score(loaded, counted, max_length=length, stride=stride, batch_size=how.batch_size)
+    harness = ask(loaded, tasks, manager, batch_size=how.batch_size) if manager else None
     commit, dirty = code_version()
     return EvaluationManifest(
         experiment=exported.experiment,
@@ -68,10 +74,20 @@ def evaluate(settings: StageSettings, export: Path, samples_path: Path) -> Evalu
         loss=scores.loss,
         perplexity=math.exp(scores.loss),
         bits_per_byte=scores.nats / math.log(2) / counted.bytes,
+        lm_eval=harness,
         dtype=loaded.dtype,
         device=str(loaded.device),
         libraries=libraries(),
         code_commit=commit,
         code_dirty=dirty,
         seconds=time.time() - started,
+    )
+
+
+def _tasks(how: Any) -> Tasks:
+    return Tasks(
+        names=how.lm_eval_tasks,
+        include_path=how.lm_eval_include_path,
+        num_fewshot=how.lm_eval_num_fewshot,
+        limit=how.lm_eval_limit,
     )

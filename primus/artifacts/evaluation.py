@@ -4,7 +4,46 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict
+
 from primus.artifacts.manifest import FileRecord, Manifest
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskMetric(_Part):
+    """One figure of a task: its name and filter as lm-evaluation-harness calls them.
+
+    Attributes:
+        stderr: standard error; null where the library gives none.
+    """
+
+    name: str
+    filter: str
+    value: float
+    stderr: float | None
+
+
+class TaskScore(_Part):
+    """What a model got in one task, or in a group of them.
+
+    Attributes:
+        version: of the task. samples: documents that were asked; null for a group.
+    """
+
+    version: str
+    num_fewshot: int | None
+    samples: int | None
+    metrics: list[TaskMetric]
+
+
+class Harness(_Part):
+    """Tasks of lm-evaluation-harness; `library` is its version."""
+
+    library: str
+    tasks: dict[str, TaskScore]
 
 
 class EvaluationManifest(Manifest):
@@ -20,6 +59,7 @@ class EvaluationManifest(Manifest):
         windows: passes of the model. max_length, stride: in tokens.
         loss: mean cross entropy in nats per token. perplexity: its exponential.
         bits_per_byte: all nats over ln 2 and the bytes; comparable between tokenizers.
+        lm_eval: tasks that were asked for besides; null without any.
         dtype, device: of the weights. seconds: that the evaluation took.
     """
 
@@ -43,6 +83,7 @@ class EvaluationManifest(Manifest):
     loss: float
     perplexity: float
     bits_per_byte: float
+    lm_eval: Harness | None = None
     dtype: str
     device: str
     libraries: dict[str, str]

@@ -228,7 +228,10 @@ class Pipeline:
         if stage == "tokenizer" and settings.tokenizer_model is None:
             return text_files.matching(settings.tokenizer_data_path, self.root)
         if stage == "evaluate":
-            return text_files.matching(settings.evaluation.texts, self.root)
+            how = settings.evaluation
+            tasks = how.lm_eval_include_path if how.lm_eval_tasks else None
+            own = text_files.below(tasks, self.root) if tasks else []
+            return text_files.matching(how.texts, self.root) + own
         if stage == "weights" and settings.load_hf is not None:
             return start_model.files(settings.load_hf, self.root)
         return []

@@ -28,6 +28,11 @@ def matching(patterns: Iterable[str], root: Path) -> list[str]:
     return sorted(found)
 
 
+def below(directory: str, root: Path) -> list[str]:
+    """Every file in a directory and those in it, as `matching`."""
+    return matching([f"{glob.escape(directory)}/**"], root)
+
+
 def mistakes(pattern: str, root: Path, must_exist: bool) -> Iterator[tuple[str, str]]:
     """Why a pattern cannot be used, and the fix.
 

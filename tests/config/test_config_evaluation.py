@@ -64,6 +64,44 @@ def test_the_report_depends_on_an_evaluation_that_is_asked_for_or_there(root: Ro
     assert pipeline.evaluates(plan, ["snakemake", "train_x"])
 
 
+TASKS = {"lm_eval_tasks": ["mine"], "lm_eval_include_path": "tasks"}
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_tasks_ask_for_their_library_and_their_directory(
+    root: Root, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    found = object() if installed else None
+    monkeypatch.setattr("primus.config.checks.evaluation.find_spec", lambda _: found)
+    with pytest.raises(ConfigError) as caught:
+        Pipeline({"evaluation": TASKS}, root.path).plan("x", "eval")
+    problems = {problem.key: problem for problem in caught.value.problems}
+    assert problems.pop("evaluation.lm_eval_include_path").why == "is no directory"
+    assert installed != ("evaluation.lm_eval_tasks" in problems)
+    for problem in problems.values():
+        assert "pip install -e '.[lm-eval]'" in problem.fix
+    # Nobody else asks for it.
+    Pipeline({"evaluation": TASKS}, root.path).plan("x", "train")
+    climbs = {"evaluation": {"lm_eval_include_path": "../tasks"}}
+    with pytest.raises(ConfigError, match=r'lm_eval_include_path = "../tasks": climbs out'):
+        Pipeline(climbs, root.path).plan("x", "train")
+
+
+def test_files_of_ones_own_tasks_are_watched(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("primus.config.checks.evaluation.find_spec", lambda _: object())
+    (root.path / "tasks/more").mkdir(parents=True)
+    for name in ("mine.yaml", "more/questions.jsonl"):
+        (root.path / "tasks" / name).write_text("")
+    pipeline = Pipeline({"evaluation": TASKS}, root.path)
+    plan = pipeline.plan("x", "eval")
+    assert pipeline.files(plan, "evaluate") == ["tasks/mine.yaml", "tasks/more/questions.jsonl"]
+    (root.path / "tasks/{a}.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"has a brace in its name"):
+        Pipeline({"evaluation": TASKS}, root.path).plan("x", "eval")
+    without = Pipeline({"evaluation": {"lm_eval_include_path": "tasks"}}, root.path)
+    assert without.files(without.plan("x", "eval"), "evaluate") == []
+
+
 def test_files_of_an_evaluation_are_watched(root: Root) -> None:
     pipeline = Pipeline({"evaluation": {"texts": ["corpus/*.txt"]}}, root.path)
     assert pipeline.files(pipeline.plan("x", "eval"), "evaluate") == ["corpus/a.txt"]

@@ -201,6 +201,8 @@ def test_what_stands_in_the_run_has_no_identity_of_their_own() -> None:
 def test_an_evaluation_changes_nothing_but_itself() -> None:
     """Not the run, its export, nor the settings of any other stage."""
     values = {"texts": ["a.txt"], "json_key": "t", "max_length": 9, "stride": 3, "max_tokens": 5}
+    values |= {"lm_eval_tasks": ["t"], "lm_eval_include_path": "p"}
+    values |= {"lm_eval_num_fewshot": 2, "lm_eval_limit": 3}
     options = {"batch_size": 1, "device": "cpu"}
     evaluation = base().evaluation
     assert {*values, *options} == set(type(evaluation).model_fields)

@@ -85,6 +85,7 @@ class Hostile:
             write_model(path / "models" / name / file, EXPERIMENT)
             values = accepted(payload, EXPERIMENT) | {"load_hf": f"models/{name}/{file}"}
             values.pop("gemm_tuning.replay_file", None)
+            values.pop("evaluation.lm_eval_tasks", None)  # asks for an extra
             for pattern in ("data_path", "tokenizer_data_path", "evaluation.texts"):
                 values[pattern] = [f"corpus/{name}/*.txt"]
             self.values[name] = values

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_run import RunSpec, arguments, write_run
 
-from primus.artifacts.evaluation import EvaluationManifest
+from primus.artifacts.evaluation import EvaluationManifest, Harness, TaskMetric, TaskScore
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.report import ReportManifest
 from primus.artifacts.run import TrainManifest
@@ -66,6 +66,22 @@ def test_it_is_shown(tmp_path: Path) -> None:
     assert [word for word in shown if word not in page] == []
     assert 'href="#evaluation"' in page
     main(["--check", str(tmp_path / "report.json")])
+
+
+def test_tasks_are_shown_with_their_errors_and_versions(tmp_path: Path) -> None:
+    metric = TaskMetric(name="acc", filter="none", value=0.4321, stderr=0.0123)
+    group = TaskMetric(name="f<1>", filter="get", value=0.5, stderr=None)
+    tasks = {
+        "mine": TaskScore(version="3.0", num_fewshot=5, samples=1234, metrics=[metric]),
+        "group": TaskScore(version="", num_fewshot=None, samples=None, metrics=[group]),
+    }
+    harness = Harness(library="0.4.13", tasks=tasks)
+    settings = {"evaluation": {"lm_eval_limit": 1234}}
+    paths = evaluated(tmp_path, lm_eval=harness, settings=settings)
+    assert outcome(tmp_path, paths) == "ok"
+    page = (tmp_path / "report.html").read_text()
+    shown = ("0.4321", "± 0.0123", "lm-evaluation-harness 0.4.13", "f&lt;1&gt;", "1,234 documents")
+    assert [word for word in shown if word not in page] == []
 
 
 def test_files_of_text_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from primus.config import text_files
@@ -30,3 +31,30 @@ def text(s: Any, context: Context) -> Iterator[Fault]:
     if wanted and not s.evaluation.texts and validation == 0:
         why = f"is empty, and split {s.split} leaves nothing to validate on"
         yield Fault("evaluation.texts", why, "name text files, or write a second share above 0")
+
+
+def tasks(s: Any, context: Context) -> Iterator[Fault]:
+    """lm-evaluation-harness, and the tasks of one's own, are there where they are asked for."""
+    how = s.evaluation
+    path = how.lm_eval_include_path
+    if path is not None:
+        for why, fix in text_files.mistakes(path, context.root, must_exist=False):
+            yield Fault("evaluation.lm_eval_include_path", why, fix)
+    if "evaluate" not in context.stages or not how.lm_eval_tasks:
+        return
+    if find_spec("lm_eval") is None:
+        yield Fault(
+            "evaluation.lm_eval_tasks",
+            "asks for lm-evaluation-harness, which is not installed",
+            "pip install -e '.[lm-eval]', or leave it empty",
+        )
+    if path is None:
+        return
+    if not (context.root / path).is_dir():
+        fix = "name a directory; relative paths start at the root"
+        yield Fault("evaluation.lm_eval_include_path", "is no directory", fix)
+    for name in text_files.below(path, context.root):
+        if "{" in name or "}" in name:
+            # Snakemake takes braces in the path of an input for a wildcard.
+            why = f"holds {name}, which has a brace in its name"
+            yield Fault("evaluation.lm_eval_include_path", why, "rename the file")

@@ -58,6 +58,7 @@ REST: tuple[Check, ...] = (
     data.paths,
     evaluation.windows,
     evaluation.text,
+    evaluation.tasks,
     schedule.overlap,
     machine.tuning,
     machine.container,

@@ -35,7 +35,24 @@ class Evaluation(Keys):
         extent="evaluate",
         ge=1,
     )
-    batch_size: int = key(4, doc="Windows at a time.", option="evaluate", ge=1)
+    lm_eval_tasks: list[str] = key(
+        [],
+        doc="Tasks, groups or tags of lm-evaluation-harness (the extra lm-eval) to ask besides.",
+        extent="evaluate",
+    )
+    lm_eval_include_path: str | None = key(
+        None,
+        doc="Directory of YAML files of tasks of one's own; it may hold code, which is run.",
+        extent="evaluate",
+        min_length=1,
+    )
+    lm_eval_num_fewshot: int | None = key(
+        None, doc="Examples before each question; null: as each task says.", extent="evaluate", ge=0
+    )
+    lm_eval_limit: int | None = key(
+        None, doc="Documents of each task; null: all.", extent="evaluate", ge=1
+    )
+    batch_size: int = key(4, doc="Windows, or questions, at a time.", option="evaluate", ge=1)
     device: str | None = key(
         None, doc="As torch names it; null: a GPU where there is one.", option="evaluate"
     )

@@ -32,6 +32,10 @@ EVALUATION: dict[str, Any] = {
     "max_length": None,
     "stride": None,
     "max_tokens": None,
+    "lm_eval_tasks": [],
+    "lm_eval_include_path": None,
+    "lm_eval_num_fewshot": None,
+    "lm_eval_limit": None,
     "batch_size": 4,
     "device": "cpu",
 }
