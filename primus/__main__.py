@@ -20,7 +20,7 @@ from primus.errors import run_main
 GROUPS: dict[str, tuple[str, ...]] = {
     "Before a run": ("plan", "config", "explain", "import_config", "preflight"),
     "During and after it": ("status", "report", "compare", "checkpoint", "generate"),
-    "Tuned GEMMs": ("tune", "tune_store", "gemm.cublaslt.build"),
+    "Tuned GEMMs": ("tune", "tune_store", "ab", "gemm.cublaslt.build"),
     "Other stages, as Snakemake calls them": (
         *("tokenizer", "data", "samples", "shapes", "weights", "train", "export", "evaluate"),
     ),

@@ -1,17 +1,15 @@
 """Tuned GEMMs against the default ones in an experiment's own training: the gain, if there is one.
 
+Trains short segments with either kernels in turns, in a directory of its own, and touches no run.
+
+Examples:
     snakemake ab_llama3_8B_tiny
-
-trains short segments with either kernels in turns, in a directory of its own, and touches no run.
-By hand:
-
     python -m primus.ab --settings train.json --samples samples/manifest.json \\
         --tokenizer tokenizer/manifest.json --tuned tuned.jsonl --output ab.json
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 from primus.artifacts.gemm import load_tuned
 from primus.artifacts.timing import stage_time
 from primus.artifacts.tokens import SamplesManifest, TokenizerManifest
+from primus.command_line import Command
 from primus.config.frozen import add_settings_arguments, load_settings
 from primus.config.schema.ab import Ab
 from primus.errors import UserError, run_main
@@ -30,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         UserError: the tuned result is that of an experiment without tuning.
     """
-    args = _arguments(argv)
+    args = command_parser().parse_args(argv)
     settings = load_settings(args, "train")
     with stage_time("ab", args.output):
         started = time.monotonic()
@@ -62,27 +61,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"measured: {args.output}", flush=True)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.ab",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def command_parser() -> Command:
+    """The arguments of the stage."""
+    parser = Command("primus.ab", __doc__)
     add_settings_arguments(parser)
     parser.add_argument("--samples", type=Path, required=True, help="samples manifest")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer manifest")
     parser.add_argument("--tuned", type=Path, required=True, help="tuned GEMMs")
     parser.add_argument("--weights", type=Path, help="weights manifest; without it random weights")
     keys = Ab()
-    for name, value in (
-        ("rounds", keys.rounds),
-        ("warm-up", keys.warm_up_steps),
-        ("steps", keys.steps_per_segment),
+    rounds, warm_up, steps = keys.rounds, keys.warm_up_steps, keys.steps_per_segment
+    for name, number, what in (
+        ("--rounds", rounds, "rounds, each of a segment with either kernels"),
+        ("--warm-up", warm_up, "steps of a segment that are not timed"),
+        ("--steps", steps, "steps of a segment that are timed"),
     ):
-        parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default {value}")
-    parser.add_argument("--minutes", type=float, default=keys.minutes, help="at most; default 60")
+        parser.add_argument(name, type=_positive, default=number, help=f"{what}; default {number}")
+    parser.add_argument(
+        "--minutes", type=float, default=keys.minutes, help=f"at most; default {keys.minutes:.0f}"
+    )
     parser.add_argument("--output", type=Path, required=True, help="ab.json")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _positive(text: str) -> int:

@@ -35,7 +35,7 @@ from primus.errors import PreemptedError, TrainingError
 from primus.files import atomic_write, canonical_json, parse_json
 from primus.gemm.measure import turns
 from primus.launch import Ranks, platform_environment, thread_environment, trainer_imports
-from primus.trainer.supervise import start_ranks
+from primus.trainer.supervise import patience, start_ranks
 
 _STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 _NEVER = 1 << 40
@@ -190,7 +190,8 @@ def _ranks(
         ],
         nproc_per_node=own.nproc_per_node,
         nodes=own.nodes,
-        environment=thread_environment(own.threads_per_rank)
+        environment=patience(own, directory)
+        | thread_environment(own.threads_per_rank)
         | platform_environment(own.platform)
         | own.env.as_dict()
         | variables,

@@ -165,8 +165,12 @@ def _arguments(
     ]
 
 
-def _patience(settings: StageSettings, attempt: Path) -> dict[str, str]:
-    """Variables by which ranks, or their agents, notice one that does not get on."""
+def patience(settings: StageSettings, attempt: Path) -> dict[str, str]:
+    """Variables by which ranks, or their agents, notice one that does not get on.
+
+    Args:
+        attempt: directory in which the ranks' logs/ are.
+    """
     if settings.hang_timeout_minutes is None:
         return {}
     return {
@@ -189,7 +193,7 @@ def _ranks(
         arguments=arguments,
         nproc_per_node=settings.nproc_per_node,
         nodes=settings.nodes,
-        environment=_patience(settings, attempt)
+        environment=patience(settings, attempt)
         | thread_environment(settings.threads_per_rank)
         | platform_environment(settings.platform)
         | settings.env.as_dict()
