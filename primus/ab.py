@@ -10,8 +10,12 @@ Examples:
 
 from __future__ import annotations
 
+import math
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from primus.artifacts.gemm import load_tuned
@@ -70,25 +74,23 @@ def command_parser() -> Command:
     parser.add_argument("--tuned", type=Path, required=True, help="tuned GEMMs")
     parser.add_argument("--weights", type=Path, help="weights manifest; without it random weights")
     keys = Ab()
-    rounds, warm_up, steps = keys.rounds, keys.warm_up_steps, keys.steps_per_segment
-    for name, number, what in (
-        ("--rounds", rounds, "rounds, each of a segment with either kernels"),
-        ("--warm-up", warm_up, "steps of a segment that are not timed"),
-        ("--steps", steps, "steps of a segment that are timed"),
+    for name, kind, default, what in (
+        ("--rounds", int, keys.rounds, "rounds, each of a segment with either kernels"),
+        ("--warm-up", int, keys.warm_up_steps, "steps of a segment that are not timed"),
+        ("--steps", int, keys.steps_per_segment, "steps of a segment that are timed"),
+        ("--minutes", float, keys.minutes, "minutes for all of them, at most"),
     ):
-        parser.add_argument(name, type=_positive, default=number, help=f"{what}; default {number}")
-    parser.add_argument(
-        "--minutes", type=float, default=keys.minutes, help=f"at most; default {keys.minutes:.0f}"
-    )
+        words = f"{what}; default {default:g}"
+        parser.add_argument(name, type=partial(_positive, kind), default=default, help=words)
     parser.add_argument("--output", type=Path, required=True, help="ab.json")
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+def _positive(kind: type[int] | type[float], text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (number := kind(text)) < math.inf:
+            return number
+    raise ArgumentTypeError(f"{text}: is no {kind.__name__} above 0")
 
 
 if __name__ == "__main__":

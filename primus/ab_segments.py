@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _found(asked: Comparison, segments: list[Segment], device: str, *, late: boo
 
 
 def _line(pair: list[Segment], rounds: int) -> str:
-    typical = {one.kernels: sorted(one.seconds)[len(one.seconds) // 2] for one in pair}
+    typical = {one.kernels: statistics.median(one.seconds) for one in pair}
     told = ", ".join(f"{kernels} {typical[kernels]:.4g}" for kernels in ("default", "tuned"))
     return f"round {pair[0].round + 1} of {rounds}: seconds per step: {told}"
 

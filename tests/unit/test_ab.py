@@ -450,7 +450,10 @@ def test_an_experiment_without_tuning_is_refused(tmp_path: Path, starts: Starts)
     assert starts.ranks == []
 
 
-@pytest.mark.parametrize("words", [["--rounds", "0"], ["--steps", "-1"], ["--warm-up", "x"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--rounds", "0"], ["--steps", "-1"], ["--warm-up", "x"], ["--minutes", "nan"]],
+)
 def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         call(tmp_path, tmp_path / "tuned.jsonl", *words)
