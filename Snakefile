@@ -23,6 +23,7 @@ include: "rules/ab.smk"
 include: "rules/report.smk"
 include: "rules/preflight.smk"
 include: "rules/compare.smk"
+include: "rules/sweep.smk"
 
 
 for kind, experiment in TARGETS:

@@ -10,7 +10,7 @@ os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get
 sys.path.insert(0, os.getcwd())
 
 from primus import driver
-from primus.config import announce, cluster, paths, pipeline
+from primus.config import announce, cluster, extent as extents, paths, pipeline, sweep_names
 from primus.errors import PrimusError, fail
 from primus.files import sha256_file
 from primus.reports.comparison import asked
@@ -18,7 +18,9 @@ from primus.reports.comparison import asked
 driver.arrive(sys.argv[1:])
 # What is left of the configuration is of the experiments.
 COMPARISON = asked.Asked(asked.take(config, sys.argv[1:]))
-PIPELINE = pipeline.Pipeline(config)
+SWEPT = sweep_names.take(config, sys.argv[1:])
+SWEEPS = sweep_names.sweeps()
+PIPELINE = pipeline.Pipeline(config, sweeps=SWEPT)
 ANNOUNCER = announce.Announcer(sys.argv[1:])
 
 
@@ -42,6 +44,7 @@ wildcard_constraints:
     experiment=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     dataset=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     comparison=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}",
+    sweep=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     owner=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     stage=r"[a-z]+",
     key=r"[0-9a-f]{12}",
@@ -65,7 +68,7 @@ def or_fail(function):
 def wanted_experiments():
     """Every experiment that this call can ask for by the name of a target."""
     names = PIPELINE.names()
-    pipeline.check_targets(sys.argv[1:], names)
+    pipeline.check_targets(sys.argv[1:], names, SWEEPS)
     default = [name for name in names if name == DEFAULT_TARGET[1]]
     return dict.fromkeys(pipeline.mentioned(sys.argv, names) + default)
 
@@ -91,6 +94,15 @@ def plan_of(stage, wildcards):
     """The experiment for which a stage runs, by the path of what the stage makes."""
     owner = getattr(wildcards, paths.owner_kind(stage))
     return PIPELINE.by_key(stage, owner, wildcards.key)
+
+
+def of_digest(value):
+    """`value` of the plan whose settings are to be frozen (untracked, see options)."""
+
+    def found(wildcards, output):
+        return value(PIPELINE.by_digest(wildcards.stage, wildcards.owner, wildcards.digest))
+
+    return or_fail(found)
 
 
 def frozen(stage, reader):
@@ -130,7 +142,7 @@ def all_frozen(reader):
 
 def extent(stage):
     """How far to go, as tracked `key=value` lines: a dry run prints which value changed."""
-    return or_fail(lambda wildcards: pipeline.extent_lines(plan_of(stage, wildcards).stages[stage]))
+    return or_fail(lambda wildcards: extents.extent_lines(plan_of(stage, wildcards).stages[stage]))
 
 
 def options(stage):
@@ -200,3 +212,32 @@ def check_for(experiment):
         return planned(experiment, lambda plan: plan.check_resources()[name])
 
     return {name: resource(name) for name in cluster.NAMES}
+
+
+def points_of(sweep):
+    """The input of a target: the report of the sweep."""
+
+    def page(wildcards):
+        found = PIPELINE.sweep_target(sweep)
+        ANNOUNCER.announce_sweep(PIPELINE.sweep(sweep))
+        tell_jobs(sweep)
+        return found
+
+    return or_fail(page)
+
+
+def tell_jobs(sweep):
+    """Have jobs that Snakemake starts elsewhere look among the points of `sweep` first.
+
+    They are asked for files by their paths, and get the configuration of the command line: two
+    sweeps, or a sweep and the experiment, may want one run with other options.
+    """
+    settings = workflow.config_settings
+    words = [word for word in settings.config_args or () if not word.startswith("sweep=")]
+    SWEPT.append(sweep)
+    settings.config_args = [*words, f"sweep={','.join(dict.fromkeys(SWEPT))}"]
+
+
+def made_by_points(stage):
+    """What `stage` makes for each point of a sweep."""
+    return or_fail(lambda wildcards: PIPELINE.swept(wildcards.sweep, wildcards.digest).made(stage))

@@ -6,9 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from primus.config import summary, turns
 from primus.config.pipeline import Plan
+
+if TYPE_CHECKING:
+    from primus.config.sweep import PlannedSweep
 
 # Targets that train.
 _TRAINING = ("train", "export", "eval", "report")
@@ -45,6 +49,19 @@ class Announcer:
             lines += turns.asks({stage: plan.resources(stage) for stage in wanted})
             lines.append(f"train: {turns.turns(s)}")
         print("\n  ".join(lines), file=sys.stderr, flush=True)
+
+    def announce_sweep(self, planned: PlannedSweep) -> None:
+        """Print what a sweep takes to stderr, once."""
+        name = f"sweep {planned.sweep.name}"
+        if self._silent or name in self._done:
+            return
+        self._done.add(name)
+        from primus.config.sweep import lines
+
+        said = lines(planned)
+        if self._cluster:
+            said += turns.asks(planned.resources())
+        print("\n  ".join(said), file=sys.stderr, flush=True)
 
 
 def on_cluster(words: Sequence[str]) -> bool:

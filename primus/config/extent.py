@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from primus.config.identity import StageKey
 from primus.config.paths import artifact, settings_file
+from primus.errors import UserError
 from primus.files import read_json
 
 
@@ -39,3 +41,33 @@ def renew(made: StageKey, root: Path) -> None:
         return
     if settings.stat().st_mtime_ns <= path.stat().st_mtime_ns:
         os.utime(settings)
+
+
+def extent_lines(made: StageKey) -> list[str]:
+    """The extent as `key=value`, so that a dry run prints which value changed."""
+    return [f"{name}={json.dumps(value)}" for name, value in sorted(made.extent.items())]
+
+
+class Extents:
+    """How far the targets of one call want each artefact to go."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, tuple[StageKey, str]] = {}
+
+    def want(self, made: StageKey, who: str) -> None:
+        """Note what a target wants.
+
+        Args:
+            who: the target, in words.
+
+        Raises:
+            UserError: another target wants the same artefact to go elsewhere.
+        """
+        path = artifact(made)
+        before, other = self._wanted.setdefault(path, (made, who))
+        if before.digest != made.digest:
+            far = [", ".join(extent_lines(one)) for one in (before, made)]
+            raise UserError(
+                f"{path}: {other} and {who} are one run; the one wants {far[0]} of it, the other "
+                f"{far[1]}. Fix: ask for one at a time, or write the same value for both"
+            )

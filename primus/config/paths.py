@@ -27,6 +27,8 @@ LOSS_PNG = "output/runs/{experiment}/{key}/loss.png"
 PREFLIGHT = "output/preflight/{experiment}/{key}/preflight.json"
 AB = "output/ab/{experiment}/{key}/ab.json"
 SETTINGS = "output/settings/{owner}/{stage}.{digest}.json"
+SWEEP = "output/sweeps/{sweep}/{digest}.html"
+SWEEP_JSON = "output/sweeps/{sweep}/{digest}.json"
 
 
 def owner_kind(stage: Stage) -> str:

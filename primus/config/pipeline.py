@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from primus.config import cluster, start_model, text_files
-from primus.config.extent import renew
+from primus.config.extent import Extents, renew
 from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
 from primus.config.load import Resolved, experiments, load
-from primus.config.paths import ab, artifact, settings_file
+from primus.config.paths import ab, artifact, owner_kind, settings_file
 from primus.config.problems import did_you_mean, listed, show
 from primus.config.schema.keys import STAGES, UPSTREAM, Stage
 from primus.config.schema.settings import Settings
+from primus.config.sweep_names import SWEEPS, sweeps
 from primus.errors import ConfigError, Problem, RunConflictError
 from primus.files import require_writable
+
+if TYPE_CHECKING:
+    from primus.config.sweep import PlannedSweep
 
 _DIGEST = re.compile(r"\.([0-9a-f]{12})\.json$")
 # Calls of Snakemake that look at every rule; it takes options in short.
@@ -67,10 +70,15 @@ def stages_of(settings: Settings, target: str) -> list[Stage]:
 
 @dataclass(frozen=True)
 class Plan:
-    """One resolved experiment and the identities of its stages."""
+    """One resolved experiment, or a point of a sweep, and the identities of its stages.
+
+    Attributes:
+        overrides: with which it was resolved.
+    """
 
     resolved: Resolved
     stages: Mapping[Stage, StageKey]
+    overrides: Mapping[str, Any]
 
     @property
     def settings(self) -> Settings:
@@ -114,11 +122,17 @@ class Plan:
 class Pipeline:
     """All experiments under one root, with the overrides of one command line."""
 
-    def __init__(self, overrides: Mapping[str, Any], root: Path = Path()) -> None:
+    def __init__(
+        self, overrides: Mapping[str, Any], root: Path = Path(), sweeps: Sequence[str] = ()
+    ) -> None:
+        """`sweeps`: whose points jobs are of; a run may be a point of several, or of none."""
         self.overrides = dict(overrides)
         self.root = root
+        self.sweeps = tuple(sweeps)
         self._plans: dict[tuple[str, frozenset[Stage]], Plan] = {}
+        self._swept: dict[tuple[str, frozenset[Stage]], PlannedSweep] = {}
         self._evaluated: set[str] = set()
+        self._extents = Extents()
 
     def names(self) -> list[str]:
         """Every experiment."""
@@ -137,30 +151,79 @@ class Pipeline:
             for (name, _), plan in self._plans.items():
                 if name == experiment:
                     return plan
-        wanted = TARGETS.get(target, ()) if target else ()
         # Without tuning fewer stages run than this says; none of those reads an input file.
-        needs = _needs(wanted)
+        needs = _needs(TARGETS.get(target, ()) if target else ())
         key = (experiment, needs)
         if key not in self._plans:
             resolved = load(experiment, self.overrides, root=self.root, stages=needs)
-            self._plans[key] = Plan(resolved, identities(resolved.settings))
+            self._plans[key] = Plan(resolved, identities(resolved.settings), self.overrides)
         plan = self._plans[key]
         if target in ("tune", "ab") and not plan.settings.gemm_tuning.enabled:
             raise ConfigError([_nothing_to_tune(plan)])
         return plan
+
+    def sweep(self, name: str, target: str | None = None) -> PlannedSweep:
+        """Load and check every point of a sweep.
+
+        Args:
+            target: as in `plan`.
+
+        Raises:
+            ConfigError: see `read_sweep` and `load_points`; also for points that are one run.
+        """
+        if target is None:
+            for (known, _), planned in self._swept.items():
+                if known == name:
+                    return planned
+        needs = _needs(TARGETS[target] if target else ())
+        if (name, needs) not in self._swept:
+            from primus.config.sweep import plan_sweep  # few calls ask for one
+
+            self._swept[name, needs] = plan_sweep(name, self.overrides, self.root, needs)
+        return self._swept[name, needs]
 
     def target(self, kind: str, experiment: str) -> list[str]:
         """The files that the target `<kind>_<experiment>` asks for.
 
         Raises:
             UnavailableError: they could not be written; it is said before anything runs.
+            UserError: another target wants one of them to go to another extent.
         """
         plan = self.plan(experiment, kind)
         if "evaluate" in TARGETS[kind]:
             self._evaluated.add(experiment)
+        return self._ask(plan, kind, f"{kind}_{experiment}")
+
+    def sweep_target(self, name: str) -> str:
+        """The report of a sweep, for which every point is trained as by `train_<experiment>`.
+
+        Raises:
+            as `target`.
+        """
+        planned = self.sweep(name, "train")
+        for point, plan in planned.points:
+            self._ask(plan, "train", f"the point {point.label} of {planned.sweep.file}")
+        return planned.page
+
+    def swept(self, name: str, digest: str) -> PlannedSweep:
+        """The sweep whose report has this digest.
+
+        Raises:
+            RunConflictError: it has other points by now.
+        """
+        planned = self.sweep(name)
+        if planned.digest != digest:
+            raise RunConflictError(
+                f"{planned.sweep.file}: the points now have the digest {planned.digest}, not "
+                f"{digest}: the configuration changed. Fix: snakemake sweep_{name}"
+            )
+        return planned
+
+    def _ask(self, plan: Plan, kind: str, who: str) -> list[str]:
         require_writable(self.root / "output")
-        for stage in plan.stages_of(kind):
-            renew(plan.stages[stage], self.root)
+        for made in (plan.stages[stage] for stage in plan.stages_of(kind)):
+            self._extents.want(made, who)
+            renew(made, self.root)
         if kind == "ab":
             return [ab(plan.stages["train"])]
         return [artifact(plan.stages[stage]) for stage in TARGETS[kind]]
@@ -187,23 +250,36 @@ class Pipeline:
             raise RunConflictError(_not_current(stage, owner, f"settings {digest}"))
         return found
 
-    def _find(self, stage: Stage, owner: str, matches: Any) -> Plan | None:
-        for plan in self._plans.values():
-            made = plan.stages[stage]
-            if made.owner == owner and matches(made):
-                return plan
-        # A job on another node plans nothing itself: it is asked for a file by its path.
-        for name in sorted(self.names(), key=lambda name: name != owner):
-            try:
-                plan = self.plan(name)
-            except ConfigError:
-                if name == owner:
-                    raise
-                continue
+    def _find(self, stage: Stage, owner: str, matches: Callable[[StageKey], bool]) -> Plan | None:
+        for plan in self._candidates(stage, owner):
             made = plan.stages[stage]
             if made.owner == owner and matches(made):
                 return plan
         return None
+
+    def _candidates(self, stage: Stage, owner: str) -> Iterator[Plan]:
+        """Plans that may be meant, the likeliest first; read only when those before are not."""
+        yield from self._plans.values()
+        for planned in self._swept.values():
+            yield from planned.plans
+        # A job on another node plans nothing itself: it is asked for a file by its path.
+        for name in self.sweeps:
+            yield from self.sweep(name).plans
+        names = self.names() if owner_kind(stage) == "dataset" else [owner]
+        for name in sorted(set(names) & set(self.names()), key=lambda name: (name != owner, name)):
+            try:
+                yield self.plan(name)
+            except ConfigError:
+                if name == owner:
+                    raise
+        from primus.config.sweep_file import read_sweep
+
+        for name in sweeps(self.root):
+            try:
+                if read_sweep(name, self.root).experiment in names:
+                    yield from self.sweep(name).plans
+            except ConfigError:
+                continue
 
     def evaluates(self, plan: Plan, words: Sequence[str]) -> bool:
         """Whether the report shows an evaluation: one is asked for, or there from before.
@@ -213,7 +289,10 @@ class Pipeline:
         """
         name = plan.settings.experiment
         asked = name in self._evaluated or f"eval_{name}" in words
-        return asked or (self.root / artifact(plan.stages["evaluate"])).is_file()
+        # Who asks for the experiment's evaluation does not ask for those of a sweep's points.
+        return (asked and plan.overrides == self.overrides) or (
+            self.root / artifact(plan.stages["evaluate"])
+        ).is_file()
 
     def compared(self, plan: Plan) -> list[str]:
         """What `ab_` has found for the run; empty where it has not run."""
@@ -253,16 +332,12 @@ def freeze(made: StageKey, path: Path | str) -> None:
     StageSettings.of_key(made, made.owner).save(path)
 
 
-def extent_lines(made: StageKey) -> list[str]:
-    """The extent as `key=value`, so that a dry run prints which value changed."""
-    return [f"{name}={json.dumps(value)}" for name, value in sorted(made.extent.items())]
-
-
-def check_targets(words: Sequence[str], names: Sequence[str]) -> None:
-    """Look for targets of ours that name no experiment, with a better word than Snakemake's.
+def check_targets(words: Sequence[str], names: Sequence[str], swept: Sequence[str]) -> None:
+    """Look for targets of ours that name nothing, with a better word than Snakemake's.
 
     Args:
         words: the command line.
+        names: every experiment. swept: every sweep.
 
     Raises:
         ConfigError: there are some.
@@ -270,10 +345,14 @@ def check_targets(words: Sequence[str], names: Sequence[str]) -> None:
     found = []
     for word in words:
         kind, _, experiment = word.partition("_")
-        if kind in (*TARGETS, *CHECKS) and is_name(experiment) and experiment not in names:
-            fix = did_you_mean(experiment, names) or f"known: {listed(names)}"
-            why = f"there is no experiment {show(experiment)}"
-            found.append(Problem(file="configs", key="", value="", why=why, fix=fix))
+        is_sweep = kind == "sweep"
+        known, file = (swept, SWEEPS) if is_sweep else (names, "configs")
+        if not is_sweep and kind not in (*TARGETS, *CHECKS):
+            continue
+        if is_name(experiment) and experiment not in known:
+            fix = did_you_mean(experiment, known) or f"known: {listed(known)}"
+            why = f"there is no {'sweep' if is_sweep else 'experiment'} {show(experiment)}"
+            found.append(Problem(file=file, key="", value="", why=why, fix=fix))
     if found:
         raise ConfigError(found)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from primus.config.fields import affects, alternatives, group_of, home_of
+from primus.config.fields import affects, alternatives, dotted_keys, group_of, home_of
 from primus.config.layers import FOLDERS
 from primus.config.schema.architecture import Architecture
 from primus.config.schema.data import Data
@@ -24,6 +24,7 @@ from primus.config.schema.settings import Settings
 from primus.config.schema.tracking import Tracking
 from primus.config.schema.training import Training
 from primus.config.schema.tuning import Factor
+from primus.config.sweep_file import MAX_POINTS
 
 _SECTIONS: tuple[tuple[str, type[Keys]], ...] = (
     ("Model", Architecture),
@@ -56,7 +57,7 @@ _WORDS: dict[Any, str] = {
     dict[str, str | None]: "names and text or null",
 }
 # Where the schema of each kind of file lies.
-SCHEMAS = {"experiment": "configs/schema.json"} | {
+SCHEMAS = {"experiment": "configs/schema.json", "sweep": "configs/sweeps/schema.json"} | {
     kind: f"{folder}/schema.json" for kind, folder in FOLDERS.items()
 }
 _HEAD = """\
@@ -103,6 +104,8 @@ def json_schema(kind: str = "experiment") -> str:
     Args:
         kind: one of `SCHEMAS`.
     """
+    if kind == "sweep":
+        return _sweep_schema()
     schema = Settings.model_json_schema()
     for group in (schema, *schema["$defs"].values()):
         group.pop("required", None)
@@ -137,6 +140,43 @@ def _used(properties: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
                 found[name] = definitions[name]
                 waiting.append(json.dumps(found[name]))
     return found
+
+
+def _sweep_schema() -> str:
+    """Names of keys are checked here, values when points are loaded."""
+    key = {"propertyNames": {"enum": sorted(set(dotted_keys()) - {"experiment"})}}
+    grid = {"type": "array", "minItems": 1, "description": "Values of the key."}
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Primus sweep",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["experiment"],
+        "definitions": {"keys": key},
+        "properties": {
+            "experiment": {"type": "string", "description": "Whose keys are varied."},
+            "grid": {
+                "description": "Every combination of these values is a point.",
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": grid,
+                "allOf": [{"$ref": "#/definitions/keys"}],
+            },
+            "points": {
+                "description": "Exactly these points, each combined with the grid if there is one.",
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "object", "allOf": [{"$ref": "#/definitions/keys"}]},
+            },
+            "max_points": {
+                "description": "Most points that the sweep may make.",
+                "type": "integer",
+                "minimum": 1,
+                "default": MAX_POINTS,
+            },
+        },
+    }
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
 def _editor(declared: dict[str, Any]) -> dict[str, Any]:

@@ -63,35 +63,35 @@ def _asked(asked: Mapping[str, Any]) -> str:
 
 def turns(s: Any, runs: Path = RUNS) -> str:
     """How many jobs' time the rest of the training takes."""
-    done, pace = _done(runs / s.experiment / stage_identity(s, "train").key), _pace(s, runs)
-    left = s.train_iters - done
+    finished, speed = done(s, runs), pace(s, runs)
+    left = s.train_iters - finished
     if left <= 0:
-        return f"no turn is left: {done} of {s.train_iters} iterations are done"
+        return f"no turn is left: {finished} of {s.train_iters} iterations are done"
     size = amount(checkpoint_bytes(s))
     told = s.slurm.warning_seconds
     saves = f"told to save {size} {told} s before" if told else "not told before"
-    if pace is None:
+    if speed is None:
         return (
             f"turns of {s.slurm.time} min, {saves} each ends; how many is not known: no run was "
             "measured, and hardware without peak_tflops gives no estimate"
         )
     usable = s.slurm.time * 60 - told - _START_SECONDS
-    if usable <= pace.seconds:
+    if usable <= speed.seconds:
         return (
             f"no iteration fits into a turn of {s.slurm.time} min, {saves} it ends. Fix: raise "
             "slurm.time or lower slurm.warning_seconds"
         )
-    number = math.ceil(left * pace.seconds / usable)
-    known = pace.known
-    known += f", {done} of {s.train_iters} iterations are done" if done else ""
+    number = math.ceil(left * speed.seconds / usable)
+    known = speed.known
+    known += f", {finished} of {s.train_iters} iterations are done" if finished else ""
     plural = "s" if number != 1 else ""
     return (
         f"about {number} turn{plural} of {s.slurm.time} min, {saves} each ends "
-        f"({duration(left * pace.seconds)} at {pace.seconds:.3g} s per iteration, {known})"
+        f"({duration(left * speed.seconds)} at {speed.seconds:.3g} s per iteration, {known})"
     )
 
 
-def _pace(s: Any, runs: Path) -> Pace | None:
+def pace(s: Any, runs: Path = RUNS) -> Pace | None:
     """From this run, or the newest one of the experiment that was as fast; else an estimate."""
     mine = runs / s.experiment / stage_identity(s, "train").key
     others = sorted(
@@ -118,7 +118,9 @@ def _alike(run: Path, s: Any) -> bool:
     return False
 
 
-def _done(run: Path) -> int:
+def done(s: Any, runs: Path = RUNS) -> int:
+    """The iteration that the run has come to."""
+    run = runs / s.experiment / stage_identity(s, "train").key
     return max((int(row["iteration"]) for row in _rows(run)), default=0)
 
 

@@ -92,6 +92,8 @@ class Hostile:
             self.write(name, values)
             bare = {key: value for key, value in values.items() if "container" not in key}
             self.write(f"{name}_bare", bare | {"container.runtime": "none"})
+            self.sweep(name, {"env": {"NOTE": payload}, "lr": 7e-3})
+        self.sweep(EXPERIMENT, {})
 
     def runs(self) -> list[str]:
         """Directories of hostile names that look like runs, as far as a plan looks."""
@@ -106,6 +108,11 @@ class Hostile:
     def write(self, name: str, values: dict[str, Any]) -> None:
         shutil.copy(self.project.file(), self.project.file(name))
         self.project.set(nested(values), name)
+
+    def sweep(self, name: str, point: dict[str, Any]) -> None:
+        """A sweep of the experiment of the same name."""
+        values = {"experiment": name, "points": [point]}
+        (self.path / f"configs/sweeps/{name}.yaml").write_text(yaml.safe_dump(values))
 
     def planned(self, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What Snakemake plans, one entry for each set of targets."""
@@ -184,6 +191,7 @@ def test_every_rule_for_every_value(hostile: Hostile, profile: bool) -> None:
     before = hostile.files()
     experiments = [*NAMES, *(f"{name}_bare" for name in NAMES)]
     targets = [f"{kind}_{name}" for name in experiments for kind in KINDS]
+    targets += [f"sweep_{name}" for name in NAMES]
     compared = [runs[i : i + MOST] for i in range(0, len(runs), MOST)]
     found, *comparisons = hostile.planned(
         [{"targets": targets, "config": {}, "profile": profile}]
@@ -206,6 +214,8 @@ def test_every_rule_for_every_value(hostile: Hostile, profile: bool) -> None:
         # What is not part of the settings alone stands in the words, whole.
         quoted = json.dumps(payload)[1:-1]
         assert any(quoted in word for word in words), name
+        noted = json.dumps({"NOTE": payload})[1:-1]
+        assert any(noted in w for w in words if '"lr": 0.007' in w), "the point's own values"
         options = {w for job in own for w in shlex.split(job["resources"].get("sbatch", ""))}
         if "slurm.account" in hostile.values[name]:
             assert f"--account={payload}" in options
@@ -215,7 +225,7 @@ def test_every_value_by_the_command_line(hostile: Hostile) -> None:
     """The same values by --config, which the rule of the settings hands on."""
     asked = [
         {
-            "targets": [f"{kind}_{EXPERIMENT}" for kind in KINDS],
+            "targets": [f"{kind}_{EXPERIMENT}" for kind in (*KINDS, "sweep")],
             "config": nested(hostile.values[name]),
             "profile": False,
         }

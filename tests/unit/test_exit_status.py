@@ -27,6 +27,7 @@ from tests.unit.commands import ROOT, Commands, Done, every_command
 from tests.unit.damage import manifest
 
 EXPERIMENT = "llama3_8B_tiny"
+SWEEP = "llama3_8B_tiny_lr"
 INPUTS: dict[str, type[Manifest]] = {
     "tokenizer": TokenizerManifest,
     "data": DataManifest,
@@ -53,7 +54,7 @@ STAGES: dict[str, list[str]] = {
 PEOPLE = {
     *("checkpoint", "compare", "config", "explain", "generate", "import_config", "kubernetes"),
     *("plan",),
-    "status",
+    *("status", "sweep"),
 }
 # What stages and Snakemake start; those that have a command line say what is wrong with it.
 STARTED = {
@@ -134,6 +135,11 @@ def of_people() -> Iterator[Mistake]:
         ("compare", "nosuch run", 2, "there is no such run"),
         ("compare", "run bad", 2, "logged no iteration"),
         ("compare", "run torn --output made.json", 2, "is to be the page"),
+        ("sweep", "nosuch", 2, "there is no sweep"),
+        ("sweep", f"{SWEEP} --config lr=1", 2, "sets it for each point"),
+        ("sweep", f"{SWEEP} --output made.json", 2, "is to be the page"),
+        ("sweep", f"{SWEEP} --output {'0' * 12}.html", 2, "digest"),
+        ("sweep", f"{SWEEP} --output file/o.html", 74, "file"),
         ("import_config", "missing.yaml", 2, "there is no such file"),
         ("import_config", "damaged.json", 2, "not YAML"),
         ("config", "show nosuch", 2, "there is no experiment"),

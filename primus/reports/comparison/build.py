@@ -19,6 +19,7 @@ from primus.reports.headline import spread
 # Of all statements about throughput, or about losses, together: with more runs each interval is
 # wider (Bonferroni), so that among many there is no false one more often.
 CONFIDENCE = 0.95
+_NAMED = 8
 
 
 def read_runs(found: Sequence[Found]) -> list[Run]:
@@ -36,7 +37,7 @@ def compare(runs: Sequence[Run]) -> ComparisonManifest:
         environment=environment_differences(runs),
         throughput=[throughput_difference(run, first, confidence) for run in others],
         losses=[loss_difference(run, first, confidence) for run in others],
-        notes=list(_notes(runs)),
+        notes=notes_of(runs),
     )
 
 
@@ -69,6 +70,17 @@ def _compared(run: Run) -> ComparedRun:
     )
 
 
+def notes_of(runs: Sequence[Run]) -> list[str]:
+    """What to keep in mind when reading of several runs."""
+    return list(_notes(runs))
+
+
+def some(labels: Sequence[str]) -> str:
+    """The first labels in a sentence, and how many more there are."""
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return ", ".join(labels[:_NAMED]) + more
+
+
 def _notes(runs: Sequence[Run]) -> Iterator[str]:
     if len({run.curve.train[-1].consumed_tokens for run in runs}) > 1:
         yield (
@@ -80,11 +92,11 @@ def _notes(runs: Sequence[Run]) -> Iterator[str]:
     if lost := [run.label for run in runs if not run.settings.complete]:
         yield (
             f"Not all frozen settings of the stages before the training are there any more of "
-            f"{', '.join(lost)}; only what is known is compared."
+            f"{some(lost)}; only what is known is compared."
         )
     if unverified := [run.label for run in runs if run.report is None]:
         yield (
-            f"There is no report of the files as they are now of {', '.join(unverified)}: "
+            f"There is no report of the files as they are now of {some(unverified)}: "
             "checkpoints and data have not been verified."
         )
 

@@ -60,15 +60,16 @@ def draw_figures(comparison: ComparisonManifest, runs: Sequence[Run]) -> dict[st
     labels = [run.label for run in runs]
     high = 0.9 + 0.32 * len(labels)
     drawn = {
-        "loss": svg("loss", (9.0, 4.2), lambda ax: _loss(ax, runs)),
-        "loss-narrow": svg("loss-narrow", (4.6, 4.2), lambda ax: _loss(ax, runs)),
+        "loss": svg("loss", (9.0, 4.2), lambda ax: loss_curves(ax, runs)),
+        "loss-narrow": svg("loss-narrow", (4.6, 4.2), lambda ax: loss_curves(ax, runs)),
         "speed": svg("speed", (9.0, high), lambda ax: _speed(ax, comparison)),
         "speed-narrow": svg("speed-narrow", (4.6, high), lambda ax: _speed(ax, comparison)),
     }
-    return {name: _themed(text) for name, text in drawn.items()}
+    return {name: themed(text) for name, text in drawn.items()}
 
 
-def _themed(text: str) -> str:
+def themed(text: str) -> str:
+    """The colours of runs as the page's own."""
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, f"var({variable})")
     return text
@@ -83,7 +84,8 @@ def smoothed(values: Array, window: int) -> Array:
         return sums / np.where(counts > 0, counts, np.nan)
 
 
-def _loss(ax: Axes, runs: Sequence[Run]) -> None:
+def loss_curves(ax: Axes, runs: Sequence[Run]) -> None:
+    """Training and validation losses of up to eight runs against tokens."""
     ax.set_title("Loss, nats per token", loc="left", fontsize=10.5, color=INK)
     ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=3))

@@ -20,7 +20,7 @@ def lines(comparison: ComparisonManifest) -> Iterator[str]:
 def _lines(comparison: ComparisonManifest) -> Iterator[str]:
     labels = [run.label for run in comparison.runs]
     rows = [[name, *values] for name, values in figures(comparison.runs)]
-    yield from _table(["", *labels], rows)
+    yield from aligned(["", *labels], rows)
     yield ""
     yield from (one.words for one in comparison.throughput)
     yield from (one.words for one in comparison.losses)
@@ -28,7 +28,7 @@ def _lines(comparison: ComparisonManifest) -> Iterator[str]:
     yield ""
     if comparison.settings:
         heading = ["settings that differ", *labels, "changes"]
-        yield from _table(
+        yield from aligned(
             heading,
             [[row.key, *map(_short, shown(row)), changes(row)] for row in comparison.settings],
         )
@@ -36,7 +36,7 @@ def _lines(comparison: ComparisonManifest) -> Iterator[str]:
         yield "no setting differs"
     if comparison.environment:
         yield ""
-        yield from _table(
+        yield from aligned(
             ["environment that differs", *labels],
             [
                 [row.name, *(_short(value or MISSING) for value in row.values)]
@@ -86,7 +86,8 @@ def _short(text: str) -> str:
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A heading and rows as lines, each column as wide as its widest cell."""
     widths = [max(len(row[i]) for row in (heading, *rows)) for i in range(len(heading) - 1)]
     for row in (heading, *rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
