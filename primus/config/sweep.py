@@ -220,10 +220,10 @@ def _hours(planned: PlannedSweep, runs: Path) -> str:
     hours: dict[str, list[float]] = {"measured": [], "estimated": []}
     trained = unknown = 0
     for s in (plan.settings for plan in planned.plans):
-        left, speed = s.train_iters - done(s, runs), pace(s, runs)
+        left = s.train_iters - done(s, runs)
         if left <= 0:
             trained += 1
-        elif speed is None:
+        elif (speed := pace(s, runs)) is None:
             unknown += 1
         else:
             how = speed.known.partition(" ")[0]

@@ -107,7 +107,7 @@ class _Reader:
             self.complain((), "has no points", fix)
         for key, path in _both(grid, points):
             why = "stands under grid and under points"
-            self.complain(path, why, f"keep {key} in one of the two")
+            self.complain(path, why, f"keep {key} in one of the two; a group key by key, with dots")
         if self.problems or self._too_many(len(points) * math.prod(map(len, grid.values()))):
             return []
         products = itertools.product(*grid.values())

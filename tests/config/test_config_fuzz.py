@@ -17,6 +17,7 @@ from primus_files import EXPERIMENT as OF_PRIMUS
 from primus import import_config
 from primus.config import arguments, pipeline
 from primus.config.load import load
+from primus.config.sweep import lines
 from primus.config.values import from_command_line
 from primus.config.yaml_file import parse_yaml
 from primus.errors import ConfigError
@@ -61,6 +62,37 @@ def test_fuzz_files_of_an_experiment(root: Root, file: str) -> None:
     def check(content: bytes) -> None:
         path.write_bytes(content)
         refuses_or_reads(lambda: plan(root.path))
+
+    check()
+
+
+SWEEP = b"""\
+experiment: x
+points: [{lr: 1e-3, slurm: {time: 90}}, {lr: 2.0e-3}, {}]
+grid:
+  hidden_size: [64, 128]
+  gemm_tuning.budget_minutes: [0.1, '${MINUTES:2}']
+  env: [{NCCL_DEBUG: INFO}, {}]
+max_points: 24
+"""
+
+
+def test_fuzz_files_of_a_sweep(root: Root) -> None:
+    path = root.path / "configs/sweeps/s.yaml"
+    path.parent.mkdir()
+
+    def plan_all() -> list[str]:
+        return lines(pipeline.Pipeline({}, root.path).sweep("s", "train"), root.path)
+
+    # A variable of the ranks makes no other run.
+    path.write_bytes(SWEEP.replace(b"  env: [{NCCL_DEBUG: INFO}, {}]\n", b""))
+    assert plan_all()[0].startswith("sweep s: 12 points of x, lr, ")
+
+    @fuzz
+    @given(damaged([SWEEP, path.read_bytes()]))
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        refuses_or_reads(plan_all)
 
     check()
 
