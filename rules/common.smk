@@ -220,7 +220,6 @@ def points_of(sweep):
     def page(wildcards):
         found = PIPELINE.sweep_target(sweep)
         ANNOUNCER.announce_sweep(PIPELINE.sweep(sweep))
-        tell_jobs(sweep)
         return found
 
     return or_fail(page)
@@ -240,4 +239,9 @@ def tell_jobs(sweep):
 
 def made_by_points(stage):
     """What `stage` makes for each point of a sweep."""
-    return or_fail(lambda wildcards: PIPELINE.swept(wildcards.sweep, wildcards.digest).made(stage))
+
+    def paths_of(wildcards):
+        tell_jobs(wildcards.sweep)
+        return PIPELINE.swept(wildcards.sweep, wildcards.digest).made(stage)
+
+    return or_fail(paths_of)

@@ -291,6 +291,11 @@ def test_hours_are_estimated_where_a_peak_is_known() -> None:
     assert "for 3 points estimated as in primus.plan" in lines(planned)[2]
 
 
+@pytest.mark.parametrize("name", sweeps(REPOSITORY))
+def test_every_sweep_loads(name: str) -> None:
+    assert len(Pipeline({}, REPOSITORY).sweep(name, "train").plans) > 1
+
+
 def test_the_editors_schema_knows_every_key(swept: Root) -> None:
     import jsonschema
 
