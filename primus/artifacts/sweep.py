@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from primus.artifacts.comparison import LossDifference
 from primus.artifacts.manifest import FileRecord, Manifest
 from primus.artifacts.report import Spread, Verdict
+
+Measure = Literal["validation", "training"]
 
 
 class SweptPoint(BaseModel):
@@ -71,7 +73,7 @@ class SweepManifest(Manifest):
     digest: str
     varied: list[str]
     same: dict[str, Any]
-    measure: str
+    measure: Measure
     points: list[SweptPoint]
     best: str | None
     words: list[str]

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from primus.artifacts.comparison import LossDifference
-from primus.artifacts.sweep import SweepManifest, SweptPoint
+from primus.artifacts.sweep import Measure, SweepManifest, SweptPoint
 from primus.config.sweep import PlannedSweep
 from primus.files import atomic_write
 from primus.reports.comparison.build import CONFIDENCE, notes_of, some
@@ -26,7 +26,7 @@ class _Ranking:
     """Finished points from the best one on, unless their losses are not the same thing."""
 
     finished: list[Swept]
-    measure: str
+    measure: Measure
     comparable: bool
     differences: Mapping[str, LossDifference]
 
@@ -82,7 +82,7 @@ def training_loss(run: Run) -> float | None:
 def _rank(swept: Sequence[Swept]) -> _Ranking:
     runs = {id(one): one.run for one in swept if one.finished and one.run is not None}
     validated = all(validation_loss(run) is not None for run in runs.values())
-    measure = "validation" if validated else "training"
+    measure: Measure = "validation" if validated else "training"
     loss_of = validation_loss if validated else training_loss
 
     def order(one: Swept) -> float:
