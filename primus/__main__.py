@@ -19,7 +19,7 @@ from primus.errors import run_main
 # What else `python -m` runs is started by these, by Snakemake or by each other.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Before a run": ("plan", "config", "explain", "import_config", "preflight"),
-    "During and after it": ("status", "report", "compare", "checkpoint", "generate"),
+    "During and after it": ("status", "report", "compare", "sweep", "checkpoint", "generate"),
     "Tuned GEMMs": ("tune", "tune_store", "ab", "gemm.cublaslt.build"),
     "Other stages, as Snakemake calls them": (
         *("tokenizer", "data", "samples", "shapes", "weights", "train", "export", "evaluate"),

@@ -1,33 +1,31 @@
 """The points of a sweep: how each came out, which is best, and whether that is more than noise.
 
-python -m primus.sweep NAME [--output sweep.html] [--json] [--config key=value ...]
-
 NAME is a file of configs/sweeps. Reads what is there: points that have not been trained, or not to
 their end, are named. `snakemake sweep_NAME` trains them all and makes the same page.
+
+Examples:
+    python -m primus.sweep llama3_8B_tiny_lr
+    python -m primus.sweep llama3_8B_tiny_lr --json --config log_interval=1
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from primus.command_line import Command
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.pipeline import Pipeline
 from primus.errors import UserError, run_main
 
-EXAMPLE = """examples:
-  python -m primus.sweep llama3_8B_tiny_lr
-  python -m primus.sweep llama3_8B_tiny_lr --json --config log_interval=1
-"""
 _DIGEST = re.compile(r"[0-9a-f]{12}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the points, print, and write the page."""
-    args = _parser().parse_args(argv)
+    args = command_parser().parse_args(argv)
     if args.output is not None and args.output.suffix == ".json":
         fix = f"write {args.output.with_suffix('.html')}; the JSON file goes beside it"
         raise UserError(f"--output = {args.output}: is to be the page. Fix: {fix}")
@@ -55,13 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\nsweep: {output}", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m primus.sweep",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def command_parser() -> Command:
+    """The arguments of the command."""
+    parser = Command("primus.sweep", __doc__)
     add = parser.add_argument
     add("name", metavar="NAME", help="of the file under configs/sweeps")
     add("--output", type=Path, metavar="HTML", help="the page; a JSON file goes beside it")

@@ -87,7 +87,7 @@ def test_a_mistake_is_underlined(kind: str, values: dict[str, Any], said: str) -
     assert said in complaint
 
 
-@pytest.mark.parametrize("kind", SCHEMAS.keys() - {"sweep"})
+@pytest.mark.parametrize("kind", [kind for kind in SCHEMAS if kind != "sweep"])
 def test_an_environment_variable_is_a_value(kind: str) -> None:
     number = {"model": "num_layers", "hardware": "nproc_per_node"}.get(kind, "train_iters")
     assert not complaints(

@@ -104,7 +104,7 @@ def test_a_page_reads_the_same_on_the_site(page: str) -> None:
     assert text.startswith("# ")
     assert not re.findall(r"^ {1,3}```.*$", text, re.MULTILINE)
     # And a language for each block, for its colours; tests know by it what holds commands.
-    assert all(language for _, language, _ in blocks(text)) or page == "docs/reading-the-report.md"
+    assert all(language for _, language, _ in blocks(text))
 
 
 def test_links_are_rewritten_for_the_site() -> None:
@@ -134,8 +134,8 @@ def test_the_site_takes_nothing_from_elsewhere_and_its_packages_are_pinned() -> 
 def test_the_picture_has_every_rule_and_what_it_makes() -> None:
     """Its arrows: tests/pipeline/test_docs_run.py."""
     boxes = {name for name, place in flow.PLACES.items() if place.kind == "stage"}
-    # Two make pages and files beside the runs.
-    assert boxes == RULES - {"comparison", "ab"}
+    # These make pages and files beside the runs.
+    assert boxes == RULES - {"comparison", "ab", "sweep"}
     root = ElementTree.fromstring(flow.PICTURE.read_text())  # noqa: S314  # our own file
     texts = {"".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")}
     assert boxes <= texts

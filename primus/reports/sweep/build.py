@@ -13,11 +13,12 @@ from primus.artifacts.comparison import LossDifference
 from primus.artifacts.sweep import Measure, SweepManifest, SweptPoint
 from primus.config.sweep import PlannedSweep
 from primus.files import atomic_write
+from primus.reports.budget import duration, wall_seconds
 from primus.reports.comparison.build import CONFIDENCE, notes_of, some
 from primus.reports.comparison.losses import LAST_SHARE, loss_difference
 from primus.reports.comparison.read import Run
 from primus.reports.formats import number
-from primus.reports.headline import duration, ended, spread
+from primus.reports.headline import spread
 from primus.reports.sweep.read import Swept
 
 
@@ -145,8 +146,7 @@ def _value(one: Swept, key: str) -> Any:
 def _wall_seconds(run: Run) -> float | None:
     if not run.attempts:
         return run.train.seconds if run.train else None
-    ends = [ended(attempt, run.curve) for attempt in run.attempts]
-    return max(ends) - min(attempt.started for attempt in run.attempts)
+    return wall_seconds(run.attempts, run.curve)
 
 
 def _words(ranking: _Ranking, rest: Sequence[Swept]) -> Iterator[str]:
