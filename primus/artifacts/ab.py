@@ -141,9 +141,10 @@ class AbManifest(Manifest):
         ratio = self.ratio
         if ratio is None:
             return self.reason
+        counted = f"{ratio.rounds} rounds" if ratio.rounds > 1 else "1 round"
         told = (
             f"a step takes {ratio.median:.3f} of its time with the default kernels "
-            f"({ratio.low:.3f} to {ratio.high:.3f}, {ratio.rounds} rounds)"
+            f"({ratio.low:.3f} to {ratio.high:.3f}, {counted})"
         )
         return {
             "faster": f"the tuned kernels gain {1 / ratio.median - 1:.1%}: {told}",

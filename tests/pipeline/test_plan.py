@@ -163,6 +163,23 @@ def test_new_text_is_seen(project: Project) -> None:
     assert {"tokenizer", "data", "samples", "train"} <= set(plan)
 
 
+def test_a_comparison_of_kernels_is_shown_and_asked_for_by_nobody_else(project: Project) -> None:
+    asked = f"ab_{EXPERIMENT}"
+    assert project.plan(asked) == {"ab": 1}
+    (run,) = project.path.glob(f"output/runs/{EXPERIMENT}/*")
+    path = project.path / f"output/ab/{EXPERIMENT}/{run.name}/ab.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    try:
+        assert project.plan(TARGET) == {"report": 1}
+        # Going on with the run makes no other comparison necessary.
+        further = {"settings": 1, **AFTER_TRAIN}
+        assert project.plan(TARGET, "--config", "train_iters=12") == further
+    finally:
+        shutil.rmtree(project.path / "output/ab")
+    assert project.plan(TARGET) == {}
+
+
 def test_explain_names_the_key_and_what_it_means(project: Project) -> None:
     project.set({"lr": 2.0e-3, "log_interval": 3})
     text = explanation(project)
