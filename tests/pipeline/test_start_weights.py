@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from project import EXPERIMENT, Project
 
-from primus.artifacts.run import TrainManifest
+from primus.artifacts.run import MetricsRow, TrainManifest
 from primus.artifacts.weights import WeightsManifest
 from primus.trainer.outcome import read_metrics
 
@@ -49,7 +49,8 @@ def test_a_run_starts_where_the_model_ended(project: Project, model: Path) -> No
     )
     # At a rate of almost 0 the loss stays where the other run left it.
     assert manifest.validation_loss == pytest.approx(before.validation_loss, rel=1e-3)
-    first = read_metrics(project.path / f"output/runs/{EXPERIMENT}/{manifest.key}")[0]
+    rows = read_metrics(project.path / f"output/runs/{EXPERIMENT}/{manifest.key}")
+    first = next(row for row in rows if isinstance(row, MetricsRow))
     assert first.loss == pytest.approx(before.loss, rel=0.1)
     (path,) = project.path.glob(f"output/weights/{EXPERIMENT}/*/manifest.json")
     weights = WeightsManifest.load(path)
