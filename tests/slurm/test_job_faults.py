@@ -87,7 +87,7 @@ def test_a_job_that_slurm_starts_again_and_again_without_progress_ends(
         "import primus.trainer.supervise as supervise\n"
         "from primus.errors import run_main\n"
         "from primus.train import main\n"
-        "def lost(ranks):\n"
+        "def lost(ranks, limit=None):\n"
         "    ranks.log_directory.mkdir(parents=True)\n"
         "    subprocess.run(['scontrol', 'requeue', os.environ['SLURM_JOB_ID']], check=True)\n"
         "    time.sleep(60)\n"
