@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -15,6 +16,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Set by a user's shell, these would change what Snakemake does.
 for name in ("SNAKEMAKE_PROFILE", "SNAKEMAKE_OUTPUT_CACHE"):
     os.environ.pop(name, None)
+# A shell starts what is to run behind it with SIGINT ignored, and so would be all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: how long an example takes depends on what else the machine does. In CI the examples
 # are the same every time.
