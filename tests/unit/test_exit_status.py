@@ -26,6 +26,9 @@ from primus.config.load import load
 from tests.unit.commands import ROOT, Commands, Done, every_command
 from tests.unit.damage import manifest
 
+# All of it: each test is quick.
+pytestmark = pytest.mark.slow
+
 EXPERIMENT = "llama3_8B_tiny"
 SWEEP = "llama3_8B_tiny_lr"
 INPUTS: dict[str, type[Manifest]] = {

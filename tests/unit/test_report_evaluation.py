@@ -18,6 +18,9 @@ from primus.files import sha256_file
 from primus.report import main
 from primus.reports.inputs import Paths
 
+# All of it: each test is quick.
+pytestmark = pytest.mark.slow
+
 
 def evaluated(root: Path, **values: Any) -> Paths:
     """A run on disk with an evaluation of its export."""

@@ -18,6 +18,9 @@ from primus.sweep import main
 from tests.unit.compared_runs import EXPERIMENT, REPOSITORY, edit, write_compared
 from tests.unit.report_run import RunSpec
 
+# All of it: each test is quick.
+pytestmark = pytest.mark.slow
+
 LOSSES = {1e-3: 4.9, 3e-3: 4.31, 9e-3: 4.6}
 
 

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_trainer_checkpoint import ABOUT, KINDS, Training
 
+# All of it: each test is quick.
+pytestmark = pytest.mark.slow
+
 
 @given(st.data(), st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_boxes_are_the_flat_range_in_order(data: st.DataObject, shape: list[int]) -> None:
