@@ -29,4 +29,4 @@ rule ab:
         "--options {params.options:q} --samples {input.samples:q} "
         "--tokenizer {input.tokenizer:q} --tuned {input.tuned:q} {params.weights:q} "
         "--rounds {params.rounds:q} --warm-up {params.warm_up:q} --steps {params.steps:q} "
-        "--minutes {params.minutes:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--minutes {params.minutes:q} --output {output:q} 2>&1 | tee -i {log:q}"

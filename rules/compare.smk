@@ -26,4 +26,4 @@ rule comparison:
         state=or_fail(lambda wildcards: COMPARISON.state(wildcards.comparison)),
     shell:
         "python -u -m primus.compare --output {output.html:q} -- {params.runs:q} "
-        "2>&1 | tee {log:q}"
+        "2>&1 | tee -i {log:q}"

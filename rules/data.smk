@@ -17,7 +17,7 @@ rule tokenizer:
         options=options("tokenizer"),
     shell:
         "python -u -m primus.tokenizer --settings {input.settings:q} "
-        "--options {params.options:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--options {params.options:q} --output {output:q} 2>&1 | tee -i {log:q}"
 
 
 rule data:
@@ -37,7 +37,7 @@ rule data:
     shell:
         "python -u -m primus.data --settings {input.settings:q} "
         "--options {params.options:q} --tokenizer {input.tokenizer:q} "
-        "--output {output:q} 2>&1 | tee {log:q}"
+        "--output {output:q} 2>&1 | tee -i {log:q}"
 
 
 rule samples:
@@ -54,4 +54,4 @@ rule samples:
         options=options("samples"),
     shell:
         "python -u -m primus.samples --settings {input.settings:q} "
-        "--options {params.options:q} --data {input.data:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--options {params.options:q} --data {input.data:q} --output {output:q} 2>&1 | tee -i {log:q}"

@@ -21,4 +21,4 @@ rule evaluate:
     shell:
         "python -u -m primus.evaluate --settings {input.settings:q} "
         "--options {params.options:q} --export {input.export:q} --samples {input.samples:q} "
-        "--output {output:q} 2>&1 | tee {log:q}"
+        "--output {output:q} 2>&1 | tee -i {log:q}"

@@ -18,4 +18,4 @@ rule export:
     shell:
         "python -u -m primus.export --settings {input.settings:q} "
         "--options {params.options:q} --train {input.train:q} "
-        "--tokenizer {input.tokenizer:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--tokenizer {input.tokenizer:q} --output {output:q} 2>&1 | tee -i {log:q}"

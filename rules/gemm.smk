@@ -16,7 +16,7 @@ rule shapes:
         options=options("shapes"),
     shell:
         "python -u -m primus.shapes --settings {input.settings:q} "
-        "--options {params.options:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--options {params.options:q} --output {output:q} 2>&1 | tee -i {log:q}"
 
 
 # Takes all cores of the ranks: nothing else may run beside a measurement.
@@ -36,4 +36,4 @@ rule tune:
     shell:
         "python -u -m primus.tune --settings {input.settings:q} "
         "--options {params.options:q} --shapes {input.shapes:q} "
-        "--output {output:q} 2>&1 | tee {log:q}"
+        "--output {output:q} 2>&1 | tee -i {log:q}"

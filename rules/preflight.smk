@@ -23,4 +23,4 @@ for name in EXPERIMENTS:
         shell:
             "python -u -m primus.preflight --settings {input.settings:q} "
             "--options {params.options:q} --run {params.run:q} --output {params.output:q} "
-            "2>&1 | tee {log:q}"
+            "2>&1 | tee -i {log:q}"

@@ -34,4 +34,4 @@ rule report:
         "--options {params.options:q} --train {input.train:q} --samples {input.samples:q} "
         "--data {input.data:q} --tokenizer {input.tokenizer:q} {params.shapes:q} {params.tuned:q} "
         "--export {input.export:q} {params.evaluation:q} {params.ab:q} --stage-settings {input.stage_settings:q} "
-        "--loss-png {output.png:q} --output {output.html:q} 2>&1 | tee {log:q}"
+        "--loss-png {output.png:q} --output {output.html:q} 2>&1 | tee -i {log:q}"

@@ -13,4 +13,4 @@ rule settings:
         config=of_digest(lambda plan: json.dumps(plan.overrides)),
     shell:
         "python -m primus.config freeze {params.experiment:q} --stage {wildcards.stage:q} "
-        "--output {output:q} --config {params.config:q} 2>&1 | tee {log:q}"
+        "--output {output:q} --config {params.config:q} 2>&1 | tee -i {log:q}"

@@ -28,4 +28,4 @@ rule sweep:
         config=lambda wildcards, output: json.dumps(PIPELINE.overrides),
     shell:
         "python -u -m primus.sweep {wildcards.sweep:q} --output {output.html:q} "
-        "--config {params.config:q} 2>&1 | tee {log:q}"
+        "--config {params.config:q} 2>&1 | tee -i {log:q}"

@@ -25,4 +25,4 @@ rule train:
         "python -u -m primus.train --settings {input.settings:q} "
         "--options {params.options:q} --samples {input.samples:q} "
         "--tokenizer {input.tokenizer:q} {params.tuned:q} {params.weights:q} "
-        "--output {output:q} 2>&1 | tee {log:q}"
+        "--output {output:q} 2>&1 | tee -i {log:q}"

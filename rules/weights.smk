@@ -17,4 +17,4 @@ rule weights:
         options=options("weights"),
     shell:
         "python -u -m primus.weights --settings {input.settings:q} "
-        "--options {params.options:q} --output {output:q} 2>&1 | tee {log:q}"
+        "--options {params.options:q} --output {output:q} 2>&1 | tee -i {log:q}"

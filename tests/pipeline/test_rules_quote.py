@@ -167,8 +167,8 @@ def check(hostile: Hostile, jobs: list[dict[str, Any]]) -> None:
     """Each command is what its rule means, for bash, and does nothing else."""
     before = hostile.files()
     for job in jobs:
-        *words, redirect, pipe, tee, log = job["expected"]
-        assert (redirect, pipe, tee) == ("2>&1", "|", "tee"), job["rule"]
+        *words, redirect, pipe, tee, ignores, log = job["expected"]
+        assert (redirect, pipe, tee, ignores) == ("2>&1", "|", "tee", "-i"), job["rule"]
         assert re.fullmatch(r"output/logs/[\w/.-]+\.log", log)
         assert run_by_bash(hostile, job["command"]) == words, job["rule"]
     assert hostile.files() == before
