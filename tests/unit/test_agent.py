@@ -17,6 +17,9 @@ import pytest
 
 from primus.artifacts.failure import Failure, RankEnd, RankStanding, first_cause, hung_rank
 
+# All of it: each test is quick.
+pytestmark = pytest.mark.slow
+
 # `start` says that a rank is there; `act` what it then does, by its number.
 RANK = """
 import ctypes, os, pathlib, signal, sys, time

@@ -16,6 +16,9 @@ from primus.reports.comparison.significance import (
     ratio_of_medians,
 )
 
+# All of it: each test is quick.
+pytestmark = pytest.mark.slow
+
 Noise = Callable[[np.random.Generator, int], NDArray[np.float64]]
 TRIES = 400
 # Of 400 tries of something whose chance is 0.05, more than this in one case of 10,000.

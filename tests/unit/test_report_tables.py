@@ -25,6 +25,9 @@ from primus.reports.resources import draw_resources
 from primus.reports.tables import fingerprints, interruptions, layout
 from primus.reports.timeline import draw_timeline
 
+# All of it: each test is quick.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = {"queued": True, "experts": True, "steps": whole_steps(0.93), "process": CHOSEN}
 

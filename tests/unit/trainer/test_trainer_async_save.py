@@ -16,7 +16,8 @@ from primus.errors import CheckpointError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer.retention import Retention
 
-pytestmark = pytest.mark.usefixtures("single_rank", "eager")
+# All of it: each test is quick.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_rank", "eager")]
 
 KEY = str(ABOUT["key"])
 
