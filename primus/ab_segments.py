@@ -28,15 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from primus.artifacts.ab import Kernels, Segment
-from primus.artifacts.weights import WeightsManifest
 from primus.config.frozen import StageSettings
 from primus.config.merge import merge
-from primus.container.spec import Container
 from primus.errors import PreemptedError, TrainingError
 from primus.files import atomic_write, canonical_json, parse_json
 from primus.gemm.measure import turns
-from primus.launch import Ranks, platform_environment, thread_environment, trainer_imports
-from primus.trainer.supervise import patience, start_ranks
+from primus.launch import Ranks
+from primus.trainer.supervise import start_ranks, training_ranks
 
 _STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 _NEVER = 1 << 40
@@ -175,10 +173,10 @@ def _segment(
 def _ranks(
     asked: Comparison, settings: Path, directory: Path, number: int, kernels: Kernels
 ) -> Ranks:
-    own, tuned = asked.settings, kernels == "tuned"
-    models = [Path(WeightsManifest.load(asked.weights).directory)] if asked.weights else []
-    variables = dict(asked.variables) if tuned else {}
-    return Ranks(
+    tuned = kernels == "tuned"
+    return training_ranks(
+        asked.settings,
+        directory,
         module="primus.ab_rank",
         arguments=[
             *("--settings", str(settings), "--samples", str(asked.samples)),
@@ -189,14 +187,6 @@ def _ranks(
             *(("--tuned", str(asked.tuned)) if tuned else ()),
             *(("--weights", str(asked.weights)) if asked.weights else ()),
         ],
-        nproc_per_node=own.nproc_per_node,
-        nodes=own.nodes,
-        environment=patience(own, directory)
-        | thread_environment(own.threads_per_rank)
-        | platform_environment(own.platform)
-        | own.env.as_dict()
-        | variables,
-        log_directory=directory / "logs",
-        imports=trainer_imports(own.platform),
-        container=Container.of(own, paths=models),
+        variables=asked.variables if tuned else {},
+        weights=asked.weights,
     )

@@ -48,6 +48,11 @@ def duration(attempt: Attempt, curve: Curve) -> float:
     return max(ended(attempt, curve) - attempt.started, 0.0)
 
 
+def device_hours(attempts: Sequence[Attempt], curve: Curve) -> float:
+    """What all attempts took: their durations times their ranks."""
+    return sum(duration(attempt, curve) * attempt.world_size for attempt in attempts) / 3600
+
+
 def begun(attempts: Sequence[Attempt]) -> float:
     """When a run began: its first start, or when the job of that was submitted."""
     first = min(attempts, key=lambda attempt: attempt.started)

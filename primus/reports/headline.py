@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from primus.artifacts.report import ExpertFigures, Headline, Spread
-from primus.reports.budget import duration, time_budget, wall_seconds
+from primus.reports.budget import device_hours, time_budget, wall_seconds
 from primus.reports.curve import Curve
 from primus.reports.gemm import tuning_figures
 from primus.reports.inputs import Inputs
@@ -51,7 +51,7 @@ def compute_headline(inputs: Inputs) -> Headline:
         skipped_batches=rows[-1].skipped_batches,
         attempts=max(len(inputs.attempts), 1),
         wall_seconds=wall,
-        device_hours=sum(duration(a, curve) * a.world_size for a in inputs.attempts) / 3600,
+        device_hours=device_hours(inputs.attempts, curve),
         time_budget=budget,
         effective_share=(budget.compute + budget.data) / wall if wall > 0 else 0.0,
         peak_bytes=max(peak_by_rank(curve), default=None),

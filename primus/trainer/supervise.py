@@ -88,9 +88,7 @@ def train(
         arguments += _arguments(settings, attempt, settings_path, samples_path, tuned, weights_path)
         variables = dict(activate(tuned)) if activate is not None and tuned is not None else {}
         arguments += ["--variables", canonical_json(variables)]
-        models = [Path(WeightsManifest.load(weights_path).directory)] if weights_path else []
-        container = Container.of(settings, paths=models)
-        ranks = _ranks(settings, attempt, arguments, variables, container)
+        ranks = _ranks(settings, attempt, arguments, variables, weights_path)
         require_completed(directory, settings, start_ranks(ranks))
     return train_manifest(directory, settings, identity, samples)
 
@@ -165,20 +163,54 @@ def _arguments(
     ]
 
 
-def patience(settings: StageSettings, attempt: Path) -> dict[str, str]:
-    """Variables by which ranks, or their agents, notice one that does not get on.
-
-    Args:
-        attempt: directory in which the ranks' logs/ are.
-    """
+def _patience(settings: StageSettings, logs: Path) -> dict[str, str]:
+    """Variables by which ranks, or their agents, notice one that does not get on."""
     if settings.hang_timeout_minutes is None:
         return {}
     return {
         HANG: str(60 * settings.hang_timeout_minutes),
         START: str(60 * settings.start_timeout_minutes),
         # Of a rank without an agent.
-        STACKS: str(attempt / "logs" / "stacks.txt"),
+        STACKS: str(logs / "stacks.txt"),
     }
+
+
+def training_ranks(
+    settings: StageSettings,
+    directory: Path,
+    *,
+    module: str,
+    arguments: list[str],
+    variables: Mapping[str, str],
+    weights: Path | None,
+    warn_before: Callable[[], float] | None = None,
+) -> Ranks:
+    """The ranks of a training: its nodes, layout, environment and container.
+
+    Args:
+        directory: the ranks write below its logs/.
+        module, arguments: what each of them runs.
+        variables: those of the tuned result.
+        weights: manifest of the start weights, which a container has to see.
+        warn_before: as in `Ranks`.
+    """
+    models = [Path(WeightsManifest.load(weights).directory)] if weights else []
+    logs = directory / "logs"
+    return Ranks(
+        module=module,
+        arguments=arguments,
+        nproc_per_node=settings.nproc_per_node,
+        nodes=settings.nodes,
+        environment=_patience(settings, logs)
+        | thread_environment(settings.threads_per_rank)
+        | platform_environment(settings.platform)
+        | settings.env.as_dict()
+        | variables,
+        log_directory=logs,
+        imports=trainer_imports(settings.platform),
+        container=Container.of(settings, paths=models),
+        warn_before=warn_before,
+    )
 
 
 def _ranks(
@@ -186,21 +218,15 @@ def _ranks(
     attempt: Path,
     arguments: list[str],
     variables: Mapping[str, str],
-    container: Container | None,
+    weights: Path | None,
 ) -> Ranks:
-    return Ranks(
+    return training_ranks(
+        settings,
+        attempt,
         module="primus.train_rank",
         arguments=arguments,
-        nproc_per_node=settings.nproc_per_node,
-        nodes=settings.nodes,
-        environment=patience(settings, attempt)
-        | thread_environment(settings.threads_per_rank)
-        | platform_environment(settings.platform)
-        | settings.env.as_dict()
-        | variables,
-        log_directory=attempt / "logs",
-        imports=trainer_imports(settings.platform),
-        container=container,
+        variables=variables,
+        weights=weights,
         warn_before=partial(_warning, settings, attempt.parent.parent)
         if settings.slurm.warning_seconds
         else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 # One thread that compiles kernels; more start a pool of processes that outlives the tests.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -10,6 +11,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 import pytest
 
 from primus.trainer.platform import install
+from tests.unit.commands import Commands
 
 # Here and not in trainer/: it refuses to come after the first import of megatron, and the tests
 # of the data set, which share the process, import it too.
@@ -32,3 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Add to the named exceptions from "warnings are errors"."""
     for line in THIRD_PARTY:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    """Where the commands of this project are run, in one process for a file of tests."""
+    made = Commands()
+    yield made
+    made.close()

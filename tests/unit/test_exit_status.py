@@ -203,13 +203,6 @@ MISTAKES = [
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    made = Commands()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings and inputs of every stage, and their damaged kin."""
     path = tmp_path_factory.mktemp("mistakes")

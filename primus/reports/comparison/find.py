@@ -73,7 +73,7 @@ def _directory(name: str, root: Path) -> Path:
         if path.name == "train.json" and path.is_file():
             path = path.parent
         if (path / "run.json").is_file():
-            if not _has_rows(path):
+            if not has_rows(path):
                 raise UserError(
                     f"RUN = {show(name)}: has logged no iteration yet. "
                     "Fix: train it further (see python -m primus.status), or name another"
@@ -81,7 +81,7 @@ def _directory(name: str, root: Path) -> Path:
             return path
     above = dict.fromkeys((Path(name), root / name))
     of_experiment = sorted(path.parent for place in above for path in place.glob("*/run.json"))
-    trained = [path for path in of_experiment if _has_rows(path)]
+    trained = [path for path in of_experiment if has_rows(path)]
     if trained:
         return max(trained, key=lambda path: (_last_start(path), path.name))
     if of_experiment:
@@ -106,7 +106,8 @@ def _advice(name: str, root: Path) -> str:
     return f"name a directory, a train.json, or an experiment: {listed(known[:_NAMED])}{more}"
 
 
-def _has_rows(directory: Path) -> bool:
+def has_rows(directory: Path) -> bool:
+    """Whether a run has logged an iteration."""
     try:
         return (directory / "metrics.jsonl").stat().st_size > 0
     except OSError:

@@ -13,7 +13,7 @@ from primus.artifacts.comparison import LossDifference
 from primus.artifacts.sweep import Measure, SweepManifest, SweptPoint
 from primus.config.sweep import PlannedSweep
 from primus.files import atomic_write
-from primus.reports.budget import duration, wall_seconds
+from primus.reports.budget import device_hours, wall_seconds
 from primus.reports.comparison.build import CONFIDENCE, notes_of, some
 from primus.reports.comparison.losses import LAST_SHARE, loss_difference
 from primus.reports.comparison.read import Run
@@ -47,10 +47,7 @@ def report_on(planned: PlannedSweep, swept: Sequence[Swept]) -> tuple[SweepManif
         varied=list(sweep.varied),
         same={key: _value(swept[0], key) for key in keys if key not in sweep.varied},
         measure=ranking.measure,
-        points=[
-            _point(one, keys, ranking.differences.get(one.plan.stages["train"].key))
-            for one in ordered
-        ],
+        points=[_point(one, keys, ranking.differences.get(one.key)) for one in ordered],
         best=ranking.finished[0].point.label if named else None,
         words=list(_words(ranking, rest)),
         notes=notes_of([one.run for one in ranking.finished if one.run is not None]),
@@ -81,24 +78,23 @@ def training_loss(run: Run) -> float | None:
 
 
 def _rank(swept: Sequence[Swept]) -> _Ranking:
-    runs = {id(one): one.run for one in swept if one.finished and one.run is not None}
+    runs = {one.key: one.run for one in swept if one.finished and one.run is not None}
     validated = all(validation_loss(run) is not None for run in runs.values())
     measure: Measure = "validation" if validated else "training"
     loss_of = validation_loss if validated else training_loss
 
     def order(one: Swept) -> float:
-        loss = loss_of(runs[id(one)])
+        loss = loss_of(runs[one.key])
         return math.inf if loss is None or math.isnan(loss) else loss
 
-    finished = sorted((one for one in swept if id(one) in runs), key=order)
+    finished = sorted((one for one in swept if one.key in runs), key=order)
     comparable = len({run.identity.tokenizer_fingerprint for run in runs.values()}) < 2
     differences = {}
     if comparable and len(finished) > 1:
         confidence = 1 - (1 - CONFIDENCE) / (len(finished) - 1)
-        best = runs[id(finished[0])]
+        best = runs[finished[0].key]
         for one in finished[1:]:
-            key = one.plan.stages["train"].key
-            differences[key] = loss_difference(runs[id(one)], best, confidence)
+            differences[one.key] = loss_difference(runs[one.key], best, confidence)
     return _Ranking(
         finished=finished, measure=measure, comparable=comparable, differences=differences
     )
@@ -110,7 +106,7 @@ def _point(one: Swept, keys: Sequence[str], difference: LossDifference | None) -
         "label": one.point.label,
         "values": {key: _value(one, key) for key in keys},
         "directory": str(one.directory),
-        "key": one.plan.stages["train"].key,
+        "key": one.key,
         "state": one.state,
         "finished": one.finished,
         "train_iters": one.plan.settings.train_iters,
@@ -128,7 +124,7 @@ def _point(one: Swept, keys: Sequence[str], difference: LossDifference | None) -
         best_validation_loss=min(losses, default=None),
         tokens_per_second=spread([row.tokens_per_second for row in run.steady]),
         wall_seconds=_wall_seconds(run),
-        device_hours=sum(duration(a, run.curve) * a.world_size for a in run.attempts) / 3600,
+        device_hours=device_hours(run.attempts, run.curve),
         report=run.report.verdict if run.report else None,
         difference=difference,
         inputs=run.inputs,
@@ -169,7 +165,7 @@ def _words(ranking: _Ranking, rest: Sequence[Swept]) -> Iterator[str]:
     if losses[0] is not None and losses[1] is not None:
         first += f"; next: {labels[1]}, {losses[1] - losses[0]:.3g} higher"
     yield f"{first}."
-    apart = [ranking.differences[one.plan.stages["train"].key] for one in finished[1:]]
+    apart = [ranking.differences[one.key] for one in finished[1:]]
     yield apart[0].words
     unclear = [one.run for one in apart if not one.equal_rows and not _told(one)]
     if len(apart) > 1:

@@ -12,7 +12,7 @@ from primus.config.pipeline import Plan
 from primus.config.sweep import PlannedSweep
 from primus.config.sweep_file import Point
 from primus.errors import ArtifactError
-from primus.reports.comparison.find import Found
+from primus.reports.comparison.find import Found, has_rows
 from primus.reports.comparison.read import Run, read_run
 from primus.reports.comparison.warnings import state_of
 
@@ -32,6 +32,11 @@ class Swept:
     run: Run | None
     state: str
     finished: bool
+
+    @property
+    def key(self) -> str:
+        """Of its run; no two points have one."""
+        return self.plan.stages["train"].key
 
 
 def read_points(planned: PlannedSweep, root: Path = Path()) -> list[Swept]:
@@ -58,7 +63,7 @@ def _read(point: Point, plan: Plan, root: Path) -> Swept:
 
 
 def _run(point: Point, directory: Path, experiment: str, key: str) -> tuple[Run | None, str]:
-    if not _has_rows(directory):
+    if not has_rows(directory):
         attempts = read_attempts(directory)
         if not attempts:
             return None, "not begun"
@@ -69,10 +74,3 @@ def _run(point: Point, directory: Path, experiment: str, key: str) -> tuple[Run 
     except ArtifactError as error:
         return None, f"cannot be read: {error}"
     return run, state_of(run)
-
-
-def _has_rows(directory: Path) -> bool:
-    try:
-        return (directory / "metrics.jsonl").stat().st_size > 0
-    except OSError:
-        return False
