@@ -70,7 +70,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[T
     # Added: as a mask to fill by it takes four times as long.
     later = query.new_full((BLOCK, BLOCK), -math.inf).triu(1)
     for (start, stop), probabilities in _kept_blocks(kept, b * groups, heads // groups, s):
-        scores = _product(_rows(q, start, stop), k[:, :stop].transpose(1, 2), scale)
+        scores = _product(_rows(q, start, stop), _seen(k, stop).transpose(1, 2), scale)
         diagonal = scores.view(*q.shape[:2], stop - start, stop)[..., start:]
         diagonal += later[: stop - start, : stop - start]
         torch.softmax(scores, -1, out=probabilities)
@@ -98,7 +98,7 @@ def _backward(
     for (start, stop), probabilities in _kept_blocks(kept, b * groups, heads // groups, s):
         drows = _rows(grad, start, stop)
         dv.add(torch.bmm(probabilities.transpose(1, 2), drows))
-        dprobabilities = torch.bmm(drows, v[:, :stop].transpose(1, 2))
+        dprobabilities = torch.bmm(drows, _seen(v, stop).transpose(1, 2))
         dscores = torch._softmax_backward_data(dprobabilities, probabilities, -1, q.dtype)
         dk.add(_product(dscores.transpose(1, 2), _rows(q, start, stop), scale))
         rows = _product(dscores, k[:, :stop], scale)
@@ -148,6 +148,15 @@ def _by_group(x: Tensor, groups: int) -> Tensor:
 
 def _rows(x: Tensor, start: int, stop: int) -> Tensor:
     return x[:, :, start:stop].flatten(1, 2)
+
+
+def _seen(x: Tensor, stop: int) -> Tensor:
+    """The first rows of each matrix, of which a product is to take the transposed ones.
+
+    oneDNN takes a copy of operands with gaps, row by row; of a transposed one that is slow.
+    """
+    rows = x[:, :stop]
+    return rows if x.dtype == torch.float32 else rows.contiguous()
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:

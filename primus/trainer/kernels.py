@@ -354,16 +354,18 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         loss, lse = _cross_entropy(logits, labels)
-        ctx.save_for_backward(logits, labels, lse)
+        ctx.save_for_backward(logits, labels, lse, loss)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        logits, labels, lse = ctx.saved_tensors
+        logits, labels, lse, loss = ctx.saved_tensors
         out = _scaled_softmax(grads[0], logits, lse)
-        # One number per row: cheaper apart than as a comparison with every column.
-        minus = -grads[0].unsqueeze(-1).to(out.dtype)
-        return out.scatter_add_(-1, labels.unsqueeze(-1), minus), None
+        # One number per row: cheaper apart than as a comparison with every column, and not by
+        # `scatter_`, which takes a float32 copy of all of a bfloat16 tensor.
+        rows = torch.arange(labels.shape[0], device=labels.device)
+        out[rows, labels] = (torch.expm1(-loss) * grads[0]).to(out.dtype)
+        return out, None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -185,6 +185,16 @@ def test_cross_entropy_of_large_logits_is_finite() -> None:
     assert logits.grad.tolist() == [[1.0, -1.0, 0.0]]
 
 
+@pytest.mark.usefixtures("eager")
+def test_gradient_of_a_label_that_is_nearly_certain() -> None:
+    """Its probability rounds to 1 in bfloat16, and its gradient is not 0."""
+    logits = torch.tensor([[9.0, 0.0, -1.0]], dtype=torch.bfloat16, requires_grad=True)
+    cross_entropy(logits, torch.tensor([0])).sum().backward()
+    exact = torch.softmax(logits.detach().double(), -1)[0, 0] - 1
+    assert logits.grad is not None
+    assert logits.grad[0, 0].item() == pytest.approx(exact.item(), rel=2**-8)
+
+
 WITHOUT_COMPILER = """
 import logging, torch
 logging.basicConfig()
