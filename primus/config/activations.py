@@ -198,7 +198,10 @@ def _gradients(tensors: Mapping[str, float]) -> float:
 
 
 def _output(s: Any) -> float:
-    """Logits and their gradient; on several tensor-parallel ranks also their exponentials."""
+    """Logits and their gradient; on several tensor-parallel ranks also their exponentials.
+
+    Our compiled loss writes the gradient over the logits; uncompiled, and upstream's, do not.
+    """
     rows = -(-s.vocab_size // (s.make_vocab_size_divisible_by * s.tensor_model_parallel_size))
     bytes_each = 2 * _width(s) + (4 if s.tensor_model_parallel_size > 1 else 0)
     return float(_tokens(s) * rows * s.make_vocab_size_divisible_by * bytes_each)

@@ -346,8 +346,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.compile(dynamic=False)
-def _scaled_softmax(grad: Tensor, logits: Tensor, lse: Tensor) -> Tensor:
-    return (torch.exp(logits.float() - lse.unsqueeze(-1)) * grad.unsqueeze(-1)).to(logits.dtype)
+def _scale_softmax(grad: Tensor, logits: Tensor, lse: Tensor) -> None:
+    logits.copy_(torch.exp(logits.float() - lse.unsqueeze(-1)) * grad.unsqueeze(-1))
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -359,8 +359,9 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        logits, labels, lse, loss = ctx.saved_tensors
-        out = _scaled_softmax(grads[0], logits, lse)
+        out, labels, lse, loss = ctx.saved_tensors
+        # In place of the logits: they are the largest tensor of a step, here at its peak.
+        _scale_softmax(grads[0], out, lse)
         # One number per row: cheaper apart than as a comparison with every column, and not by
         # `scatter_`, which takes a float32 copy of all of a bfloat16 tensor.
         rows = torch.arange(labels.shape[0], device=labels.device)
@@ -370,6 +371,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy per position, in float32 whatever the dtype of the logits.
+
+    Backward writes the gradient over the logits.
 
     Args:
         logits: (tokens, vocabulary), all of the vocabulary on this rank. labels: (tokens,) int64.

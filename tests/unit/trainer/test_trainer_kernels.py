@@ -189,10 +189,25 @@ def test_cross_entropy_of_large_logits_is_finite() -> None:
 def test_gradient_of_a_label_that_is_nearly_certain() -> None:
     """Its probability rounds to 1 in bfloat16, and its gradient is not 0."""
     logits = torch.tensor([[9.0, 0.0, -1.0]], dtype=torch.bfloat16, requires_grad=True)
+    exact = torch.softmax(logits.detach().double(), -1)[0, 0].item() - 1
     cross_entropy(logits, torch.tensor([0])).sum().backward()
-    exact = torch.softmax(logits.detach().double(), -1)[0, 0] - 1
     assert logits.grad is not None
-    assert logits.grad[0, 0].item() == pytest.approx(exact.item(), rel=2**-8)
+    assert logits.grad[0, 0].item() == pytest.approx(exact, rel=2**-8)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradient_of_logits_takes_their_place(dtype: torch.dtype) -> None:
+    scores = torch.randn(6, 33, dtype=dtype, requires_grad=True)
+    logits = scores * 1
+    received: list[Tensor] = []
+    logits.register_hook(received.append)
+    loss = cross_entropy(logits, torch.arange(6)).sum()
+    loss.backward(retain_graph=True)
+    assert received[0].data_ptr() == logits.data_ptr()
+    # They are gone: who asks for them once more is refused.
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 WITHOUT_COMPILER = """
