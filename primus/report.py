@@ -26,10 +26,14 @@ from primus.errors import ArtifactError, run_main
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of the stage."""
-    if (checked := _check_parser().parse_known_args(argv)[0].check) is not None:
-        _check(checked)
+    parser = command_parser()
+    alone, others = _check_parser().parse_known_args(argv)
+    if alone.check is not None:
+        if others:
+            parser.error(f"--check: stands alone, without {' '.join(others)}")
+        _check(alone.check)
         return
-    args = command_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     from primus.dataset.order import sample_order
     from primus.reports.build import build_report
     from primus.reports.inputs import Paths

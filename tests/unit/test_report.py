@@ -301,6 +301,14 @@ def test_check_recomputes_every_figure(tmp_path: Path, capsys: pytest.CaptureFix
     assert "tuning.saving" in str(caught.value)
 
 
+@pytest.mark.parametrize("others", [["--unknown"], ["--output", "page.html"], ["more"]])
+def test_check_stands_alone(others: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--check", "nowhere.json", *others])
+    assert caught.value.code == 2
+    assert f"error: --check: stands alone, without {' '.join(others)}" in capsys.readouterr().err
+
+
 class Undrawn(dict[str, str]):
     """Figures that nobody looks at."""
 
