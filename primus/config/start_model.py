@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from primus.config.families import nearest
 from primus.config.families.config_json import mismatches
 from primus.files import read_json
 
-_HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+))?")
+_HUB = re.compile(
+    r"(?P<repo>(?P<owner>[A-Za-z0-9][\w.-]*)/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+))?"
+)
 # Of a model in safetensors; code and other formats are never read.
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "*.safetensors"
 
@@ -25,9 +28,14 @@ class HubModel(NamedTuple):
 
 
 def hub_model(load_hf: str, root: Path = Path()) -> HubModel | None:
-    """The repository that `load_hf` names; None where it names a directory."""
+    """The repository that `load_hf` names; None where it names a directory.
+
+    A name whose first part is a directory is a path, be it mistyped; with a revision it is none.
+    """
     match = _HUB.fullmatch(load_hf)
     if match is None or os.path.isdir(root / load_hf):
+        return None
+    if match["revision"] is None and os.path.isdir(root / match["owner"]):
         return None
     return HubModel(match["repo"], match["revision"])
 
@@ -55,8 +63,7 @@ def mistakes(settings: Any, root: Path) -> Iterator[tuple[str, str, str]]:
         return
     directory = root / load_hf
     if not os.path.isdir(directory):
-        fix = "name a directory, or a model of the hub as org/name"
-        yield "load_hf", "is neither a directory nor a hub id", fix
+        yield "load_hf", *_no_directory(load_hf, root)
         return
     try:
         config = read_json(directory / CONFIG)
@@ -72,3 +79,31 @@ def mistakes(settings: Any, root: Path) -> Iterator[tuple[str, str, str]]:
     if not objections:
         for key, why, fix in mismatches(config, family, settings):
             yield key or "load_hf", why, fix
+
+
+def _no_directory(load_hf: str, root: Path) -> tuple[str, str]:
+    """Why it is none, and the fix."""
+    if load_hf.startswith("~"):
+        return "'~' is not expanded in a configuration", "write the absolute path"
+    if "/" not in load_hf:
+        fix = "name a directory, or a model of the hub as org/name"
+        return "is neither a directory nor a hub id", fix
+    if os.path.exists(root / load_hf):
+        return "is a file; a model is a directory", "name the directory that holds it"
+    near = _near(load_hf, root)
+    fix = f"did you mean {near}?" if near else "name the model's directory"
+    if _HUB.fullmatch(load_hf):
+        fix += f" (a model of the hub: write {load_hf}@main)"
+    return "there is no such directory", fix
+
+
+def _near(load_hf: str, root: Path) -> str:
+    """The path with its first part that is not there mended; empty where nothing is near."""
+    path = Path(load_hf)
+    missing = next(p for p in (*reversed(path.parents), path) if not os.path.isdir(root / p))
+    try:
+        there = [other.name for other in (root / missing.parent).iterdir() if other.is_dir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(missing.name, there, n=1)
+    return str(missing.parent / near[0] / path.relative_to(missing)) if near else ""

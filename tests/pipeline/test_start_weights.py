@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -84,7 +85,14 @@ def test_another_architecture_is_one_line_in_the_dry_run(project: Project, model
 
 
 def test_a_directory_that_is_not_there(project: Project) -> None:
-    project.set({"load_hf": "models/nowhere/at/all"})
-    result = project.snakemake("--dry-run", TARGET)
-    assert result.returncode == 2
-    assert "is neither a directory nor a hub id" in result.stderr
+    project.set({"load_hf": "./models/nowhere"})
+    dry_run = project.snakemake("--dry-run", TARGET)
+    check = project.run("python", "-m", "primus.config", "check", EXPERIMENT)
+    for result in (dry_run, check):
+        assert result.returncode == 2
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        (place,) = re.findall(rf"configs/{EXPERIMENT}.yaml:\d+", errors[0])
+        assert errors == [
+            f'error: {place}: load_hf = "./models/nowhere": there is no such directory. '
+            "Fix: name the model's directory"
+        ]

@@ -189,7 +189,9 @@ def test_what_load_hf_may_name(tmp_path: Path, model: Path) -> None:
     assert hub_model("a/b/c") is None
     (tmp_path / "org/name").mkdir(parents=True)
     assert hub_model("org/name", tmp_path) is None
-    assert files("org/other", tmp_path) == []
+    assert hub_model("org/other", tmp_path) is None
+    assert hub_model("org/other@main", tmp_path) == HubModel("org/other", "main")
+    assert files("other/name", tmp_path) == []
     assert files("model", tmp_path) == ["model/config.json", "model/model.safetensors"]
 
 
@@ -197,16 +199,38 @@ def test_what_load_hf_may_name(tmp_path: Path, model: Path) -> None:
     ("load_hf", "why"),
     [
         ("../model", "climbs out of the root"),
-        ("/no/such/place", "is neither a directory nor a hub id"),
         ("empty", "has no readable config.json"),
+        ("emptiness", "is neither a directory nor a hub id"),
+        ("/no/such/place", "there is no such directory"),
+        ("./models/llma", r"there is no such directory. Fix: did you mean models/llama\?"),
+        (
+            "models/llma",
+            r"no such directory.*models/llama\? \(a model of the hub: write models/llma@main\)",
+        ),
+        ("modls/llama/v1", r"no such directory. Fix: did you mean models/llama/v1\?"),
+        ("~/models/llama", "'~' is not expanded.*write the absolute path"),
+        ("models/llama/config.json", "is a file; a model is a directory"),
     ],
 )
 def test_mistakes_in_load_hf_show_in_the_dry_run(tmp_path: Path, load_hf: str, why: str) -> None:
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "models/llama").mkdir(parents=True)
+    (tmp_path / "models/llama/config.json").touch()
     changes = {"hardware": "cpu", "load_hf": load_hf}
-    with pytest.raises(ConfigError, match=rf"load_hf = .*{why}.*Fix: "):
+    shown = re.escape(f'--config: load_hf = "{load_hf}": ')
+    with pytest.raises(ConfigError, match=rf"^{shown}.*{why}") as caught:
         load("llama3_8B_tiny", changes, root=tmp_path, stages=("weights",))
+    assert str(caught.value).count("Fix: ") == 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("load_hf", ["meta-llama/Llama-3.1-8B", "org/name@v1", "models/other@main"])
+def test_names_of_the_hub_are_no_mistake(tmp_path: Path, load_hf: str) -> None:
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    (tmp_path / "models").mkdir()
+    changes = {"hardware": "cpu", "load_hf": load_hf}
+    load("llama3_8B_tiny", changes, root=tmp_path, stages=("weights",))
 
 
 def test_an_architecture_that_nobody_published_shows_before_the_training() -> None:
