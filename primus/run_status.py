@@ -51,7 +51,7 @@ class RunStatus:
 def statuses(
     experiments: Sequence[str] = (), jobs: Sequence[QueuedJob] = (), root: Path = RUNS
 ) -> list[RunStatus]:
-    """Every run below `root`, the newest first.
+    """Every run below `root`, what was updated last first.
 
     Args:
         experiments: only these; empty: all.

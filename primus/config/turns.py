@@ -13,6 +13,7 @@ from typing import Any
 from primus.config.cluster import NONE
 from primus.config.estimate import checkpoint_bytes, estimate
 from primus.config.identity import stage_identity
+from primus.config.newest import newest_first
 from primus.config.paths import RUNS
 from primus.config.summary import amount, duration
 from primus.files import tail
@@ -94,11 +95,8 @@ def turns(s: Any, runs: Path = RUNS) -> str:
 def pace(s: Any, runs: Path = RUNS) -> Pace | None:
     """From this run, or the newest one of the experiment that was as fast; else an estimate."""
     mine = runs / s.experiment / stage_identity(s, "train").key
-    others = sorted(
-        (path for path in (runs / s.experiment).glob("*") if path != mine and _alike(path, s)),
-        key=lambda path: -path.stat().st_mtime,
-    )
-    for path in (mine, *others):
+    alike = (path for path in (runs / s.experiment).glob("*") if path != mine and _alike(path, s))
+    for path in (mine, *newest_first(alike)):
         rows = [row["seconds_per_iteration"] for row in _rows(path)]
         if rows:
             return Pace(seconds=statistics.median(rows), known=f"measured in {path.name}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from primus.artifacts.tokens import TokenizerManifest
+from primus.config.newest import newest_first
 from primus.config.paths import RUNS
 from primus.errors import ArtifactError, UserError
+from primus.trainer import checkpoint_directory
 
 TOKENIZERS = Path("output") / "tokenizer"
 
@@ -15,7 +17,8 @@ def find_run(name: str, *, newest: bool = False) -> Path:
     """The directory of the run that `name` means: an experiment, experiment/key, or a path.
 
     Args:
-        newest: of several runs of an experiment take the one that saved last.
+        newest: of several runs of an experiment take the newest that has a checkpoint or an
+            export; where none has, the newest.
 
     Raises:
         UserError: there is none, or there are several.
@@ -23,11 +26,11 @@ def find_run(name: str, *, newest: bool = False) -> Path:
     for path in (Path(name), RUNS / name):
         if (path / "run.json").is_file():
             return path
-    runs = sorted(path.parent for path in (RUNS / name).glob("*/run.json"))
+    runs = newest_first(path.parent for path in (RUNS / name).glob("*/run.json"))
     if len(runs) == 1 or (runs and newest):
-        return max(runs, key=_saved)
+        return next(filter(_has_model, runs), runs[0])
     if runs:
-        keys = ", ".join(f"{run.parent.name}/{run.name}" for run in runs)
+        keys = ", ".join(sorted(f"{run.parent.name}/{run.name}" for run in runs))
         raise UserError(f"RUN = {name}: has {len(runs)} runs. Fix: name one of {keys}")
     raise UserError(
         f"RUN = {name}: no run.json there or under {RUNS / name}. "
@@ -35,10 +38,9 @@ def find_run(name: str, *, newest: bool = False) -> Path:
     )
 
 
-def _saved(run: Path) -> int:
-    # A checkpoint is published by a rename into this directory.
-    checkpoints = run / "checkpoints"
-    return checkpoints.stat().st_mtime_ns if checkpoints.is_dir() else 0
+def _has_model(run: Path) -> bool:
+    checkpoints = checkpoint_directory.newest_first(run / "checkpoints")
+    return bool(checkpoints) or (run / "hf/manifest.json").is_file()
 
 
 def find_tokenizer(fingerprint: str, *directories: Path) -> Path:

@@ -48,6 +48,11 @@ def test_what_was_measured_is_better_than_an_estimate(tmp_path: Path) -> None:
     said = turns(s, tmp_path)
     assert said.startswith("about 10 turns")
     assert "6.84 s per iteration, measured in earlier" in said
+    train(tmp_path, "llama3_8B", "again", 5.0, 3, nodes=s.nodes, hidden_size=s.hidden_size)
+    attempt = tmp_path / "llama3_8B/again/attempts/001/attempt.json"
+    attempt.write_text(json.dumps({"started": 1e9}))
+    (tmp_path / "llama3_8B/earlier").touch()
+    assert "measured in again" in turns(s, tmp_path), "of it an attempt is known"
 
 
 def test_what_is_done_is_not_counted(tmp_path: Path) -> None:

@@ -87,6 +87,21 @@ def test_an_experiment_is_its_newest_run_that_has_logged_something(here: Path) -
     assert find_runs([EXPERIMENT, OTHER])[0].directory.resolve() == old
 
 
+def test_to_sample_and_to_compare_the_same_run_is_the_newest(here: Path) -> None:
+    """A run that was started again is newer than one that was saved to or moved since."""
+    from primus.trainer.named_run import find_run
+
+    runs = [write_compared(here, values={"lr": rate}) for rate in (1e-3, 2e-3, 4e-3)]
+    other = write_compared(here, experiment=OTHER)
+    for number in range(3):
+        edit(runs[number] / "attempts/002/attempt.json", started=2e9 + number)
+        (runs[number - 1] / "checkpoints").touch()
+        compared, _ = find_runs([EXPERIMENT, OTHER])
+        sampled = find_run(EXPERIMENT, newest=True)
+        assert compared.directory.resolve() == sampled.resolve() == runs[number]
+    assert find_run(OTHER).resolve() == other
+
+
 def test_the_same_run_in_two_places_is_told_apart_by_its_path(here: Path) -> None:
     run = write_compared(here)
     shutil.copytree(run, here / "kept")

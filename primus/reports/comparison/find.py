@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from primus.artifacts.run import RunIdentity, read_attempts
+from primus.artifacts.run import RunIdentity
+from primus.config.newest import newest_first
 from primus.config.paths import RUNS
 from primus.config.problems import did_you_mean, listed, show
 from primus.errors import UserError
@@ -80,10 +81,9 @@ def _directory(name: str, root: Path) -> Path:
                 )
             return path
     above = dict.fromkeys((Path(name), root / name))
-    of_experiment = sorted(path.parent for place in above for path in place.glob("*/run.json"))
-    trained = [path for path in of_experiment if has_rows(path)]
-    if trained:
-        return max(trained, key=lambda path: (_last_start(path), path.name))
+    of_experiment = [path.parent for place in above for path in place.glob("*/run.json")]
+    if trained := newest_first(filter(has_rows, of_experiment)):
+        return trained[0]
     if of_experiment:
         raise UserError(
             f"RUN = {show(name)}: none of its {len(of_experiment)} runs has logged an iteration "
@@ -112,11 +112,6 @@ def has_rows(directory: Path) -> bool:
         return (directory / "metrics.jsonl").stat().st_size > 0
     except OSError:
         return False
-
-
-def _last_start(directory: Path) -> float:
-    """Seconds since the epoch at which the last attempt began."""
-    return max((attempt.started for attempt in read_attempts(directory)), default=0.0)
 
 
 def _labels(identities: Sequence[RunIdentity], directories: Sequence[Path]) -> Iterator[str]:

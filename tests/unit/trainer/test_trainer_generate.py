@@ -124,6 +124,11 @@ def test_few_choices_are_greedy(run: Exported, capsys: pytest.CaptureFixture[str
     assert free["tokens"] != best["tokens"]
 
 
+def begin(run: Path, started: float) -> None:
+    (run / "attempts/001").mkdir(parents=True)
+    (run / "attempts/001/attempt.json").write_text(json.dumps({"started": started}))
+
+
 def test_a_run_has_many_names(
     run: Exported,
     tmp_path: Path,
@@ -136,8 +141,12 @@ def test_a_run_has_many_names(
     own = project / "output/runs/small/000000000000"
     older = own.with_name("ffffffffffff")
     shutil.copytree(own, older)
+    begin(older, 1.0)
+    begin(own, 2.0)
+    # It has saved nothing, so nothing of it can be sampled from.
+    begin(own.with_name("eeeeeeeeeeee"), 3.0)
+    shutil.copy(own / "run.json", own.with_name("eeeeeeeeeeee"))
     (older / "checkpoints").touch()
-    (own / "checkpoints").touch()
     monkeypatch.chdir(project)
     options = ("It", "--seed", "5", "--max-new-tokens", "6")
     names = ["small", "small/000000000000", str(own), str(own / "hf")]
