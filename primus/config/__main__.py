@@ -4,6 +4,7 @@ Examples:
     python -m primus.config show llama3_8B --config lr=2e-4
     python -m primus.config show llama3_8B_tiny --paths
     python -m primus.config check
+    python -m primus.config check llama3_8B llama3_8B_tiny_lr
     python -m primus.config freeze llama3_8B_tiny --stage train --output S.json
     python -m primus.config schema > configs/schema.json
     python -m primus.config schema model > configs/models/schema.json
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,18 @@ from primus.config import reference
 from primus.config.arguments import add_config_argument, overrides
 from primus.config.fields import walk
 from primus.config.identity import identities
-from primus.config.load import Resolved, experiments, load
+from primus.config.load import Resolved, bad_names, experiments, load
 from primus.config.paths import artifact
 from primus.config.pipeline import freeze
+from primus.config.problems import did_you_mean, listed, show
 from primus.config.schema.keys import STAGES
+from primus.config.sweep import plan_sweep
+from primus.config.sweep_file import read_sweep
+from primus.config.sweep_names import SWEEPS, sweeps
 from primus.errors import ConfigError, Problem, run_main
+
+# An evaluation is only made where it is asked for by name.
+_CHECKED = frozenset(STAGES) - {"evaluate"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,9 +66,9 @@ def command_parser() -> Command:
     add_config_argument(command)
     command.set_defaults(run=_show)
 
-    command = add_subcommand(commands, "check", "check experiments (default: all)")
+    command = add_subcommand(commands, "check", "check experiments and sweeps (default: all)")
     command.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help="names of files under configs/"
+        "names", nargs="*", metavar="NAME", help="of files under configs/ or configs/sweeps/"
     )
     add_config_argument(command)
     command.set_defaults(run=_check)
@@ -127,17 +135,38 @@ def _rows(resolved: Resolved) -> list[tuple[str, str, str]]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    found: list[Problem] = []
-    names = args.experiments or experiments()
-    for name in names:
+    known, swept = experiments(), sweeps()
+    found = [] if args.names else bad_names(SWEEPS)
+    for name in args.names:
+        if name not in {*known, *swept}:
+            found.append(_unknown(name, {*known, *swept}))
+    # A sweep may bear the name of an experiment: both are meant.
+    asked, given = set(args.names or [*known, *swept]), overrides(args.config)
+    broken = set()
+    for name in (name for name in known if name in asked):
         try:
-            # An evaluation is only made where it is asked for by name.
-            load(name, overrides(args.config), stages=set(STAGES) - {"evaluate"})
+            load(name, given, stages=_CHECKED)
+        except ConfigError as error:
+            found += error.problems
+            broken.add(name)
+    for name in (name for name in swept if name in asked):
+        try:
+            # What is wrong with the experiment itself has been said.
+            if read_sweep(name).experiment not in broken:
+                plan_sweep(name, given, Path(), _CHECKED)
         except ConfigError as error:
             found += error.problems
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
-    print(f"{len(names)} experiments: no mistakes")
+    counts = [(len(asked & {*known}), "experiment"), (len(asked & {*swept}), "sweep")]
+    words = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
+    print(f"{', '.join(words)}: no mistakes")
+
+
+def _unknown(name: str, known: Collection[str]) -> Problem:
+    why = f"there is no experiment or sweep {show(name)}"
+    fix = did_you_mean(name, known) or f"known: {listed(known)}"
+    return Problem(file="configs", key="", value="", why=why, fix=fix)
 
 
 if __name__ == "__main__":

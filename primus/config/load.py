@@ -43,16 +43,19 @@ def experiments(root: Path = Path()) -> list[str]:
     Raises:
         ConfigError: a file under configs/ has a name that cannot become part of a path.
     """
-    names = layers.names_in(root / "configs")
+    if wrong := bad_names("configs", root):
+        raise ConfigError(wrong)
+    return layers.names_in(root / "configs")
+
+
+def bad_names(folder: str, root: Path = Path()) -> list[Problem]:
+    """One for each YAML file in `folder` whose name cannot become part of a path."""
     why, fix = problems.NOT_A_NAME
-    wrong = [
-        Problem(file=f"configs/{name}.yaml", key="", value=problems.show(name), why=why, fix=fix)
-        for name in names
+    return [
+        Problem(file=f"{folder}/{name}.yaml", key="", value=problems.show(name), why=why, fix=fix)
+        for name in layers.names_in(root / folder)
         if not layers.is_name(name)
     ]
-    if wrong:
-        raise ConfigError(wrong)
-    return names
 
 
 def load(
