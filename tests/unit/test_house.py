@@ -11,8 +11,11 @@ import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from primus.config.schema.keys import STAGES
 
@@ -184,6 +187,47 @@ def test_the_readme_maps_every_folder() -> None:
         if re.match(r"primus/[a-z]+/", name)
     }
     assert not [folder for folder in folders if f"`{folder}/`" not in readme]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level names of the modules that are imported, wherever that stands."""
+    whole = [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]
+    parts = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in (*whole, *parts)}
+
+
+def undeclared(names: set[str], project: dict[str, Any]) -> list[str]:
+    """Names that are neither Python's, ours, nor of a dependency or extra of the project."""
+    extras = project["optional-dependencies"].values()
+    asked = [*project["dependencies"], *(one for extra in extras for one in extra)]
+    declared = {canonicalize_name(Requirement(one).name) for one in asked}
+    installed = importlib.metadata.packages_distributions()
+    return [
+        name
+        for name in sorted(names - sys.stdlib_module_names - {"primus"})
+        # What is not installed, an extra, has to be called as its package is.
+        if not declared & {canonicalize_name(one) for one in installed.get(name, [name])}
+    ]
+
+
+def test_every_package_that_is_imported_is_asked_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {
+        name
+        for path in (ROOT / "primus").rglob("*.py")
+        for name in imported(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert {"torch", "yaml", "huggingface_hub", "lm_eval"} <= names
+    assert not undeclared(names, project)
+
+
+def test_an_import_that_nobody_asked_for_is_seen() -> None:
+    source = "import os, yaml\ndef f():\n    from torch.a import b\n    import c_d.e\n"
+    names = imported(ast.parse(source))
+    assert {"os", "yaml", "torch", "c_d"} <= names
+    extras = {"x": ["C.D[more]>=1"]}
+    project = {"dependencies": ["torch==1"], "optional-dependencies": extras}
+    assert undeclared(names, project) == ["yaml"]
 
 
 def locked(name: str) -> dict[str, str]:
