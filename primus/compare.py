@@ -3,9 +3,13 @@
 A RUN is a directory, its train.json, an experiment (its newest run), or experiment/key. The first
 one is what the others are held against. Nothing is written without --output.
 
+With --check alone: read the files of the runs again, and fail where a figure of the comparison does
+not follow from them.
+
 Examples:
     python -m primus.compare llama3_8B_tiny llama3_8B_tiny/0123456789ab
     python -m primus.compare llama3_8B_tiny deepseek_v2_lite_tiny --output ab.html
+    python -m primus.compare --check ab.json
     snakemake compare --config runs=llama3_8B_tiny,deepseek_v2_lite_tiny
 """
 
@@ -16,12 +20,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from primus.command_line import Command
-from primus.errors import UserError, run_main
+from primus.errors import ArtifactError, UserError, run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print, and write where asked."""
-    args = command_parser().parse_args(argv)
+    parser = command_parser()
+    args = parser.parse_args(argv)
+    if args.check is not None:
+        if args.run or args.output or args.json:
+            parser.error("--check: stands alone, without runs, --output and --json")
+        _check(args.check)
+        return
     if args.output is not None and args.output.suffix == ".json":
         fix = f"write {args.output.with_suffix('.html')}; the JSON file goes beside it"
         raise UserError(f"--output = {args.output}: is to be the page. Fix: {fix}")
@@ -43,6 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\ncomparison: {args.output}", flush=True)
 
 
+def _check(path: Path) -> None:
+    from primus.reports.comparison.check import check_comparison
+
+    if differences := check_comparison(path):
+        raise ArtifactError("\n".join(f"{path}: {difference}" for difference in differences))
+    print(f"{path}: every figure follows from the runs")
+
+
 def command_parser() -> Command:
     """The arguments of the command."""
     parser = Command("primus.compare", __doc__)
@@ -50,6 +68,7 @@ def command_parser() -> Command:
     add("run", nargs="*", metavar="RUN", help="directory, train.json, experiment, experiment/key")
     add("--output", type=Path, metavar="HTML", help="write a page, and a JSON file beside it")
     add("--json", action="store_true", help="print as JSON")
+    add("--check", type=Path, metavar="COMPARISON.JSON", help="alone: check this comparison")
     return parser
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from primus.artifacts.report import Headline, ReportManifest
 from primus.errors import ArtifactError
@@ -14,6 +12,7 @@ from primus.files import atomic_write
 from primus.reports.headline import compute_headline
 from primus.reports.inputs import Inputs, Paths, read_inputs
 from primus.reports.integrity import Judgement, judge
+from primus.reports.recheck import differences
 from primus.reports.watched import SampleOrder
 
 GIB = float(2**30)
@@ -91,16 +90,4 @@ def check_report(path: Path) -> list[str]:
         record.verify(path.parent / name)
     inputs = read_inputs(Paths.from_relative(report.arguments, path.parent))
     again = compute_headline(inputs).model_dump(mode="json")
-    return list(_differences(report.headline.model_dump(mode="json"), again, ""))
-
-
-def _differences(stored: Any, again: Any, where: str) -> Iterator[str]:
-    if isinstance(stored, dict) and isinstance(again, dict):
-        for name in sorted(stored.keys() | again.keys()):
-            yield from _differences(stored.get(name), again.get(name), f"{where}.{name}".strip("."))
-    elif stored != again and not _close(stored, again):
-        yield f"{where}: the report says {stored}, its inputs give {again}"
-
-
-def _close(a: Any, b: Any) -> bool:
-    return isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=1e-9)
+    return list(differences(report.headline.model_dump(mode="json"), again, "the report"))

@@ -5,12 +5,14 @@ Snakemake's are planned in tests/pipeline/test_docs_run.py.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from primus import compare
 from primus.config.identity import identities
 from primus.config.load import load
 from primus.config.paths import artifact
@@ -63,7 +65,7 @@ CALLED = [
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where an experiment has been trained, and another; `kept/` has two runs with known keys."""
+    """Where two experiments were trained and compared; `kept/` has two runs with known keys."""
     path = tmp_path_factory.mktemp("reader")
     for place in (path, path / "kept"):
         place.mkdir(exist_ok=True)
@@ -72,6 +74,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(place / f"configs/{EXPERIMENT}.yaml", place / "configs/mine.yaml")
     for experiment in (EXPERIMENT, "deepseek_v2_lite_tiny"):
         own(write_compared(path, experiment=experiment, spec=RunSpec(experiment=experiment)))
+    with contextlib.chdir(path):
+        compare.main([EXPERIMENT, "deepseek_v2_lite_tiny", "--output", "ab.html"])
     for made in identities(
         load(EXPERIMENT, {"hardware": "cpu"}, root=path, stages=()).settings
     ).values():
