@@ -1,12 +1,14 @@
-"""How every run is, at a glance; of one experiment that is watched, how its stages are.
+"""How every run is, at a glance; of one experiment also how its stages are.
 
 Reads output/ and, where there is a SLURM, this user's jobs for this directory. Nothing is
-written. `llama3_8B_tiny --watch` shows its stages, again and again until they have ended: the
-status is 0 where they are finished, otherwise that of what ended them.
+written. The stages are those of the experiment as it is configured now. `llama3_8B_tiny --watch`
+shows them again and again until they have ended: the status is 0 where they are finished, otherwise
+that of what ended them.
 
 Examples:
     python -m primus.status
     python -m primus.status --json
+    python -m primus.status llama3_8B_tiny
     python -m primus.status llama3_8B_tiny --watch
     python -m primus.status llama3_8B_tiny --watch 60 --config lr=2e-3
 """
@@ -47,13 +49,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     configured = experiments()
     _require_known(args.experiment, configured)
     one = args.experiment[0] if len(args.experiment) == 1 else None
-    if one in configured and args.watch is not None and not args.json:
-        settings = load(one, overrides(args.config), stages=()).settings
-        watch(Pipeline.of(settings), args.watch)
-    elif args.config:
-        command_parser().error("--config: only with --watch and one experiment")
-    else:
+    if one is None or one not in configured or args.json:
+        if args.config:
+            command_parser().error("--config: only with one file of configs/, and without --json")
         _show_tables(args.experiment, args.watch, as_json=args.json)
+    elif args.watch is not None:
+        watch(_pipeline(one, args.config), args.watch)
+    else:
+        _show_once(one, args.config)
 
 
 def command_parser() -> Command:
@@ -75,15 +78,36 @@ def _seconds(text: str) -> float:
     return found
 
 
+def _pipeline(experiment: str, given: Sequence[str]) -> Pipeline:
+    return Pipeline.of(load(experiment, overrides(given), stages=()).settings)
+
+
+def _show_once(experiment: str, given: Sequence[str]) -> None:
+    """The runs of an experiment, then its stages; those need a configuration without mistakes."""
+    jobs, remark = _asked_jobs()
+    if remark:
+        print(remark, file=sys.stderr)
+    found, others = statuses([experiment], jobs or []), other_jobs([experiment], jobs or [])
+    if lines := [*(table(found) if found else []), *_lines(others)]:
+        print("\n".join([*lines, ""]), flush=True)
+    pipeline = _pipeline(experiment, given)
+    with shown(_heading(pipeline)) as show_look:
+        seen = look(pipeline, jobs)
+        show_look(seen, _Places().of(seen))
+
+
+def _heading(pipeline: Pipeline) -> str:
+    return f"{pipeline.experiment}/{pipeline.run.name}"
+
+
 def watch(pipeline: Pipeline, seconds: float) -> None:
     """Show the stages of an experiment until they have ended well.
 
     Raises:
         PrimusError: they ended otherwise; what ended them, with its exit status.
     """
-    heading = f"{pipeline.experiment}/{pipeline.run.name}"
     places = _Places()
-    with shown(heading) as show_look:
+    with shown(_heading(pipeline)) as show_look:
         while True:
             seen = look(pipeline, *_asked_jobs())
             show_look(seen, places.of(seen))

@@ -1,4 +1,4 @@
-"""What `python -m primus.status --watch` shows: in place on a terminal, otherwise line by line."""
+"""How `primus.status` shows stages: in place on a terminal, otherwise line by line."""
 
 from __future__ import annotations
 

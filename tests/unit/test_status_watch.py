@@ -1,4 +1,4 @@
-"""`python -m primus.status EXPERIMENT --watch`: what it sees, what it shows, how it ends."""
+"""`python -m primus.status EXPERIMENT`: what it sees, what it shows, how it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from primus.config.load import load
 from primus.config.paths import artifact
 from primus.config.schema.keys import Stage
 from primus.dataset.progress import Progress as Tokenising
-from primus.errors import PrimusError, run_main
+from primus.errors import ConfigError, PrimusError, run_main
 from primus.gemm.progress import Progress as Tuning
 from primus.slurm import queue
 from primus.slurm.job import key_of
@@ -436,3 +436,61 @@ def test_the_command_watches_what_it_is_asked_for(
     for wrong in (["--watch", "0"], ["--config", "lr=1"]):
         with pytest.raises(SystemExit):
             status.main(wrong)
+
+
+def test_one_look_shows_runs_and_stages_and_ends(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("configs").symlink_to(ROOT / "configs")
+    config = [
+        "--config",
+        "hardware=cpu",
+        "train_iters=50",
+        "lr_decay_iters=50",
+        "lr_warmup_iters=5",
+    ]
+    status.main([EXPERIMENT, *config])
+    heading, *rest = capsys.readouterr().out.splitlines()
+    assert heading == f"{EXPERIMENT}/{pipeline.run.name}"
+    assert [line.split()[1:] for line in rest] == [[name, "waiting"] for name in ALL]
+    run = run_of(pipeline)
+    metrics(run, 10)
+    other = run.with_name("0" * 12)
+    other.mkdir()
+    script("t", type="single", output=[str(output(pipeline, "data"))])
+    monkeypatch.setattr(queue, "mine", lambda: [job("data", "PENDING", "t", "(Priority)")])
+    status.main([EXPERIMENT, *config])
+    table, stages = capsys.readouterr().out.split("\n\n")
+    runs = {f"{EXPERIMENT}/{one.name}" for one in (run, other)}
+    assert {line.split()[0] for line in table.splitlines()} == {"run", *runs, "job"}
+    assert stages.startswith(heading)
+    assert "data      queued    job 17 PENDING (Priority)" in stages
+    assert "10/50 iterations" in stages
+
+
+def test_a_look_says_once_that_the_queue_does_not_answer(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("configs").symlink_to(ROOT / "configs")
+    run_status.DIRECTORY.mkdir(parents=True)
+    status.main([EXPERIMENT, "--config", "hardware=cpu"])
+    said = capsys.readouterr()
+    assert said.err == "jobs are not shown: no answer\n"
+    assert "not shown" not in said.out
+
+
+def test_with_a_mistake_in_the_configuration_a_look_still_shows_the_runs(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("configs").symlink_to(ROOT / "configs")
+    metrics(run_of(pipeline), 10)
+    with pytest.raises(ConfigError, match="did you mean lr"):
+        status.main([EXPERIMENT, "--config", "lrr=1"])
+    assert f"{EXPERIMENT}/{pipeline.run.name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], [EXPERIMENT, "llama3_8B"], [EXPERIMENT, "--json"]])
+def test_config_of_the_status_is_for_stages_alone(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        status.main([*words, "--config", "lr=1"])
+    assert caught.value.code == 2
