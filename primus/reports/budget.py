@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -119,12 +119,17 @@ def _first_iteration(attempt: Attempt, curve: Curve, row: MetricsRow) -> float:
     return max(begin, attempt.started)
 
 
-def time_budget(curve: Curve, attempts: Sequence[Attempt], wall: float) -> TimeBudget:
-    """Split the wall time; the parts add up to it, except where the clocks disagree."""
+def time_budget(
+    curve: Curve, attempts: Sequence[Attempt], wall: float, spent: Mapping[int, Sequence[Phase]]
+) -> TimeBudget:
+    """Split the wall time; the parts add up to it, except where the clocks disagree.
+
+    Args:
+        wall: see `wall_seconds`. spent: see `phases`.
+    """
     iterations = sum(row.seconds_per_iteration * count for row, count in curve.covered())
     data = sum((row.data_seconds or 0.0) * count for row, count in curve.covered())
     pace = median(row.seconds_per_iteration for row in curve.train)
-    spent = phases(attempts, curve)
 
     def of(kind: Kind, *numbers: int) -> float:
         which = [phase for number in numbers or spent for phase in spent[number]]

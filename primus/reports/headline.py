@@ -26,7 +26,7 @@ def compute_headline(inputs: Inputs) -> Headline:
     rows = curve.train
     shares = [row.peak_share for row in rows if row.peak_share is not None]
     wall = wall_seconds(inputs.attempts, curve) if inputs.attempts else train.seconds
-    budget = time_budget(curve, inputs.attempts, wall)
+    budget = time_budget(curve, inputs.attempts, wall, inputs.phases)
     pace = spread([row.seconds_per_iteration for row in rows])
     losses = [row.loss for row in curve.valid]
     return Headline(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from primus.artifacts.tokens import DataManifest, SamplesManifest, TokenizerMani
 from primus.config.frozen import StageSettings
 from primus.errors import ArtifactError
 from primus.files import parse_json, read_json
+from primus.reports.budget import Phase, phases
 from primus.reports.curve import Curve, read_metrics
 from primus.reports.gemm import Tuning, read_tuning
 
@@ -149,6 +151,11 @@ class Inputs:
     def run(self) -> Path:
         """The run directory."""
         return self.paths.train.parent
+
+    @cached_property
+    def phases(self) -> dict[int, list[Phase]]:
+        """What each attempt was at when."""
+        return phases(self.attempts, self.curve)
 
     def setting(self, stage: str, name: str) -> Any:
         """The value of a setting of a stage; null where the report was not given it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from primus.artifacts.run import Attempt
-from primus.reports.budget import ended, phases
+from primus.reports.budget import ended
 from primus.reports.formats import number
 from primus.reports.headline import microbatches
 from primus.reports.inputs import Inputs
@@ -98,7 +98,7 @@ class Interruption:
 
 def interruptions(inputs: Inputs) -> list[Interruption]:
     """All of them, oldest first."""
-    curve, spent = inputs.curve, phases(inputs.attempts, inputs.curve)
+    curve, spent = inputs.curve, inputs.phases
     reached = {attempt.number: attempt.last_iteration for attempt in inputs.attempts}
     for row in (*curve.train, *curve.superseded):
         reached[row.attempt] = max(reached.get(row.attempt, 0), row.iteration)

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from primus.reports.budget import Kind, phases
+from primus.reports.budget import Kind
 from primus.reports.figures import INK, SOFT, TRAIN, VALID, svg
 from primus.reports.inputs import Inputs
 
@@ -46,7 +46,7 @@ def draw_timeline(inputs: Inputs) -> dict[str, str]:
 
 
 def _draw(ax: Axes, inputs: Inputs, columns: int) -> None:
-    spent = phases(inputs.attempts, inputs.curve)
+    spent = inputs.phases
     shown = inputs.attempts[-MOST:]
     begin = min(phase.begin for one in spent.values() for phase in one)
     end = max(phase.end for one in spent.values() for phase in one)

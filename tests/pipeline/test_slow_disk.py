@@ -11,7 +11,7 @@ import pytest
 from trainer_run import Bench
 
 from primus.artifacts.run import read_attempts
-from primus.reports.budget import time_budget
+from primus.reports.budget import phases, time_budget
 from primus.reports.curve import read_metrics
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -53,7 +53,7 @@ def test_a_slow_file_system(tmp_path: Path) -> None:
     assert record.save_seconds > 3 * DELAY * SAVES
     curve = read_metrics(slow.directory / "metrics.jsonl", [record])
     assert record.finished is not None
-    budget = time_budget(curve, [record], record.finished - record.started)
+    budget = time_budget(curve, [record], record.finished - record.started, phases([record], curve))
     assert budget.saving == record.save_seconds
     # An attempt begins before its ranks do, which is when files were written for them.
     assert record.started < (slow.directory / "attempts/001/about.json").stat().st_mtime

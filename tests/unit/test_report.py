@@ -17,7 +17,9 @@ from primus.artifacts.report import Headline, ReportManifest
 from primus.artifacts.steps import Steps
 from primus.errors import ArtifactError
 from primus.report import main
+from primus.reports import inputs as inputs_module
 from primus.reports import page as page_module
+from primus.reports.budget import phases
 from primus.reports.figures import series
 from primus.reports.headline import compute_headline
 from primus.reports.inputs import Paths, read_inputs
@@ -307,6 +309,20 @@ def test_check_stands_alone(others: list[str], capsys: pytest.CaptureFixture[str
         main(["--check", "nowhere.json", *others])
     assert caught.value.code == 2
     assert f"error: --check: stands alone, without {' '.join(others)}" in capsys.readouterr().err
+
+
+def test_the_phases_of_a_run_are_found_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        asked.append(len(given[0]))
+        return phases(*given)
+
+    monkeypatch.setattr(inputs_module, "phases", counted)
+    report(write_run(tmp_path), tmp_path / "report.html")
+    assert asked == [2]
 
 
 class Undrawn(dict[str, str]):

@@ -203,7 +203,7 @@ def test_a_second_attempt_in_the_same_job_did_not_wait_again(tmp_path: Path) -> 
 
 def test_phases_follow_each_other_and_hold_what_was_lost(tmp_path: Path) -> None:
     inputs = read_inputs(write_run(tmp_path, RunSpec(queued=True)))
-    found = phases(inputs.attempts, inputs.curve)
+    found = inputs.phases
     kinds = {number: [phase.kind for phase in one] for number, one in found.items()}
     assert kinds == {
         1: ["queue", "between", "start", "train", "lost", "end"],
