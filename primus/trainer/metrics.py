@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
+from statistics import median
 
 from primus.artifacts.run import ExpertRow, MemoryRow, MetricsRow, Row, ValidationRow, WatchRow
 from primus.trainer.trackers import Trackers
@@ -40,7 +41,7 @@ class Metrics:
             "tflops-per-second": row.tflops_per_second,
             "peak-share": row.peak_share,
         }
-        self._track("train", scalars | further | speeds, row)
+        self._track("train", scalars | further | _experts(row) | speeds, row)
         print(live_line(row, self._train_iters), flush=True)
 
     def valid(self, row: ValidationRow) -> None:
@@ -79,6 +80,16 @@ class Metrics:
     def wait(self) -> bool:
         """For the trackers, a minute at most; whether all of them have ended."""
         return self._trackers is None or self._trackers.wait()
+
+
+def _experts(row: MetricsRow) -> dict[str, float | None]:
+    """How uneven they are, for trackers: in the worst layer, and in the middle one of all."""
+    if not row.expert_load:
+        return {}
+    return {
+        "expert-load-max": max(row.expert_load),
+        "expert-load-median": median(row.expert_load),
+    }
 
 
 def _end_torn_line(path: Path) -> None:

@@ -110,6 +110,30 @@ def test_tensorboard_shows_the_later_of_two_rows(tmp_path: Path) -> None:
     assert [row.iteration for row in read_metrics(tmp_path)][:4] == [5, 10, 15, 20]
 
 
+def test_trackers_are_told_how_uneven_the_experts_are(
+    tmp_path: Path, fake_wandb: FakeWandB
+) -> None:
+    run = TrackedRun(
+        directory=tmp_path,
+        experiment=EXPERIMENT,
+        key="0123456789ab",
+        attempt=1,
+        settings=settings(wandb_project="mine"),
+        values={},
+    )
+    metrics = Metrics(tmp_path, train_iters=10, trackers=Trackers(run))
+    metrics.begin(0)
+    loads: dict[int, list[float]] = {5: [1.5, 4.0, 1.25, 2.5], 10: [1.0], 15: []}
+    for iteration, one in loads.items():
+        metrics.train(metrics_row(iteration).model_copy(update={"expert_load": one}))
+    metrics.close()
+    assert metrics.wait()
+    for name, expected in (("max", [(5, 4.0), (10, 1.0)]), ("median", [(5, 2.0), (10, 1.0)])):
+        assert scalars(tmp_path / "tensorboard", f"train/expert-load-{name}") == expected
+        key = f"train/expert-load-{name}"
+        assert [(r["iteration"], r[key]) for r in fake_wandb.rows if key in r] == expected
+
+
 def test_tensorboard_goes_where_it_is_told(tmp_path: Path) -> None:
     asked = settings(tensorboard_dir=str(tmp_path / "all"))
     assert attempt(tmp_path, asked, 1, 0, 5)
