@@ -10,6 +10,7 @@ Examples:
     python -m primus.config schema model > configs/models/schema.json
     python -m primus.config schema hardware > configs/hardware/schema.json
     python -m primus.config schema recipe > configs/recipes/schema.json
+    python -m primus.config schema sweep > configs/sweeps/schema.json
     python -m primus.config reference > docs/reference.md
     python -m primus.config defaults > configs/default.yaml
 """
