@@ -1,4 +1,4 @@
-"""What `load_hf` names: a directory here, or a model of the hub."""
+"""What a key names that takes a directory here, or a name of the hub; above all `load_hf`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def mistakes(settings: Any, root: Path) -> Iterator[tuple[str, str, str]]:
         return
     directory = root / load_hf
     if not os.path.isdir(directory):
-        yield "load_hf", *_no_directory(load_hf, root)
+        yield "load_hf", *_no_model(load_hf, root)
         return
     try:
         config = read_json(directory / CONFIG)
@@ -81,25 +81,35 @@ def mistakes(settings: Any, root: Path) -> Iterator[tuple[str, str, str]]:
             yield key or "load_hf", why, fix
 
 
-def _no_directory(load_hf: str, root: Path) -> tuple[str, str]:
-    """Why it is none, and the fix."""
-    if load_hf.startswith("~"):
-        return "'~' is not expanded in a configuration", "write the absolute path"
-    if "/" not in load_hf:
+def _no_model(load_hf: str, root: Path) -> tuple[str, str]:
+    if "/" not in load_hf and not load_hf.startswith("~"):
         fix = "name a directory, or a model of the hub as org/name"
         return "is neither a directory nor a hub id", fix
-    if os.path.exists(root / load_hf):
-        return "is a file; a model is a directory", "name the directory that holds it"
-    near = _near(load_hf, root)
-    fix = f"did you mean {near}?" if near else "name the model's directory"
+    why, fix = no_directory(load_hf, root)
     if _HUB.fullmatch(load_hf):
         fix += f" (a model of the hub: write {load_hf}@main)"
+    return why, fix
+
+
+def is_path(text: str) -> bool:
+    """Whether a text, be it mistyped, can be no name of the hub."""
+    return text.startswith((".", "/", "~")) or text.count("/") > 1
+
+
+def no_directory(text: str, root: Path) -> tuple[str, str]:
+    """Why a path is none of a directory, and the fix."""
+    if text.startswith("~"):
+        return "'~' is not expanded in a configuration", "write the absolute path"
+    if os.path.exists(root / text):
+        return "is a file, and a directory is wanted", "name the directory that holds it"
+    near = _near(text, root)
+    fix = f"did you mean {near}?" if near else "name one that is there"
     return "there is no such directory", fix
 
 
-def _near(load_hf: str, root: Path) -> str:
+def _near(text: str, root: Path) -> str:
     """The path with its first part that is not there mended; empty where nothing is near."""
-    path = Path(load_hf)
+    path = Path(text)
     missing = next(p for p in (*reversed(path.parents), path) if not os.path.isdir(root / p))
     try:
         there = [other.name for other in (root / missing.parent).iterdir() if other.is_dir()]

@@ -698,3 +698,29 @@ def test_files_are_looked_for_only_by_the_stages_that_read_them(root: Root) -> N
     (root.path / "corpus/a.txt").unlink()
     load("x", root=root.path, stages=("shapes", "tune"))
     assert len(lines(root)) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("./tokenizers/mine", "there is no such directory. Fix: did you mean tokenizers/min2?"),
+        ("/nowhere/at/all", "there is no such directory. Fix: name one that is there"),
+        ("~/tokenizer", "'~' is not expanded in a configuration. Fix: write the absolute path"),
+        ("./corpus/a.txt", "is a file, and a directory is wanted. Fix: name the directory that"),
+        ("../tokenizer", "climbs out of the root by '..'. Fix: write the absolute path"),
+        ("tokenizers/mine", ""),
+        ("gpt2", ""),
+        ("./tokenizers/min2", ""),
+    ],
+)
+def test_a_path_of_a_tokenizer_leads_to_a_directory(root: Root, value: str, said: str) -> None:
+    (root.path / "tokenizers/min2").mkdir(parents=True)
+    root.edit("tokenizer_data_path: [corpus/*.txt]\n", f"tokenizer_model: {value}\n")
+    root.edit("tokenizer_vocab_size: 2048\n", "")
+    if not said:
+        load("x", root=root.path)
+        return
+    (line,) = lines(root)
+    assert line.startswith(f'configs/x.yaml:5: tokenizer_model = "{value}": {said}')
+    if ".." not in value:
+        load("x", root=root.path, stages=("shapes",))

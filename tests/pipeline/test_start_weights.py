@@ -94,5 +94,5 @@ def test_a_directory_that_is_not_there(project: Project) -> None:
         (place,) = re.findall(rf"configs/{EXPERIMENT}.yaml:\d+", errors[0])
         assert errors == [
             f'error: {place}: load_hf = "./models/nowhere": there is no such directory. '
-            "Fix: name the model's directory"
+            "Fix: name one that is there"
         ]

@@ -209,7 +209,7 @@ def test_what_load_hf_may_name(tmp_path: Path, model: Path) -> None:
         ),
         ("modls/llama/v1", r"no such directory. Fix: did you mean models/llama/v1\?"),
         ("~/models/llama", "'~' is not expanded.*write the absolute path"),
-        ("models/llama/config.json", "is a file; a model is a directory"),
+        ("models/llama/config.json", "is a file, and a directory is wanted"),
     ],
 )
 def test_mistakes_in_load_hf_show_in_the_dry_run(tmp_path: Path, load_hf: str, why: str) -> None:

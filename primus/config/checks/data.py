@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from primus.config import text_files
+from primus.config import start_model, text_files
 from primus.config.checks.fault import Context, Fault
 
 
@@ -20,7 +20,7 @@ def split(s: Any, _: Context) -> Iterator[Fault]:
         yield Fault("split", why, "write a second share above 0, or eval_iters: 0")
 
 
-def tokenizer(s: Any, _: Context) -> Iterator[Fault]:
+def tokenizer(s: Any, context: Context) -> Iterator[Fault]:
     """A tokenizer is either named or trained."""
     if s.tokenizer_model and s.tokenizer_data_path:
         why = "tokenizer_model names a finished tokenizer as well"
@@ -29,12 +29,21 @@ def tokenizer(s: Any, _: Context) -> Iterator[Fault]:
         why = "there is no tokenizer: tokenizer_model is not set either"
         fix = "write tokenizer_model: <hub id or directory>, or the text to train one from"
         yield Fault("tokenizer_data_path", why, fix)
+    if s.tokenizer_model and "tokenizer" in context.stages:
+        yield from _tokenizer_path(s.tokenizer_model, context.root)
     if s.tokenizer_vocab_size is not None and s.tokenizer_model:
         why = "belongs to a trained tokenizer, and tokenizer_model names a finished one"
         yield Fault("tokenizer_vocab_size", why, "remove the line")
     if s.tokenizer_vocab_size is not None and s.tokenizer_vocab_size > s.vocab_size:
         why = f"is above vocab_size {s.vocab_size}: the model has no row for the last ids"
         yield Fault("tokenizer_vocab_size", why, f"write at most {s.vocab_size}")
+
+
+def _tokenizer_path(named: str, root: Path) -> Iterator[Fault]:
+    # What has two parts may be a name of the hub, and there is no revision to tell by.
+    if ".." in Path(named).parts or not start_model.is_path(named) or (root / named).is_dir():
+        return
+    yield Fault("tokenizer_model", *start_model.no_directory(named, root))
 
 
 def text(s: Any, _: Context) -> Iterator[Fault]:
