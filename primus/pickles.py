@@ -104,12 +104,15 @@ def tensors(index: Metadata) -> set[str]:
     return {name for name, what in stored if isinstance(what, TensorStorageMetadata)}
 
 
-def check(directory: Path, part: int = 0, parts: int = 1, *, engine_state: bool = True) -> None:
-    """Check that loading the checkpoint runs no code; verify its files first.
+def check(directory: Path, part: int = 0, parts: int = 1, *, engine_state: bool = True) -> Metadata:
+    """Check that loading the checkpoint runs no code, whatever its files hold.
 
     Args:
         part: which share of its objects to look at, of `parts`.
         engine_state: transformer-engine may have left one; it has none where it computes in no fp8.
+
+    Returns:
+        its index.
 
     Raises:
         ArtifactError: the first file that is damaged, or would run code.
@@ -133,6 +136,7 @@ def check(directory: Path, part: int = 0, parts: int = 1, *, engine_state: bool 
             _refuse(form, error)
         if not fits:
             raise ArtifactError(f"{form}: names a format that this project does not write")
+    return index
 
 
 def _objects(directory: Path, index: Metadata) -> Iterator[tuple[str, Path, bytes]]:

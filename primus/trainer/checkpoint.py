@@ -17,12 +17,14 @@ from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 from megatron.core.utils import get_model_config
 from torch import distributed
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
 
 from primus import pickles
 from primus.artifacts.run import CheckpointManifest
-from primus.errors import ArtifactError, CheckpointError, UserError
+from primus.errors import CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer import checkpoint_read, optimizer_pieces
+from primus.trainer.checkpoint_read import Damaged, together
 from primus.trainer.checkpoint_write import Snapshot, Staging, first_cause, take, write
 from primus.trainer.files_seen import is_there, wait_for_files
 from primus.trainer.fully_sharded import holder
@@ -90,16 +92,19 @@ def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
         the name of the loaded checkpoint; None where there is no checkpoint at all.
 
     Raises:
-        CheckpointError: checkpoints exist, but none is good.
+        CheckpointError: checkpoints exist, but none is good. Tensors of the state then hold parts
+            of those that are not: nothing may go on with it.
     """
     candidates = _seen_by_first(root)
     for candidate in candidates:
-        problems = _verify_together(candidate, key)
-        if not problems:
-            _load(state, candidate, generators=True)
+        try:
+            _load(state, candidate, key)
+        except Damaged as error:
+            # The next one overwrites what has been read of this one.
+            if distributed.get_rank() == 0:
+                logger.warning("skipping a damaged checkpoint: %s", error)
+        else:
             return candidate.name
-        if distributed.get_rank() == 0:
-            logger.warning("skipping a damaged checkpoint: %s", "; ".join(problems))
     if candidates:
         raise CheckpointError(
             f"{root}: none of {len(candidates)} checkpoints is good, and training does not start "
@@ -136,7 +141,8 @@ def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> Ch
         the manifest of the loaded checkpoint.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, or it does not fit the model.
+        UserError: there is no checkpoint, it is damaged, or it does not fit the model. Tensors of
+            the state may then hold parts of it: nothing may go on with it.
     """
     candidates = [source] if directory.iteration_of(source) is not None else []
     for root in (source, source / "checkpoints"):
@@ -147,55 +153,47 @@ def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> Ch
         )
     chosen = candidates[0]
     in_fp8 = getattr(get_model_config(state.chunks[0]), "fp8", None) is not None
-    problems = _verify_together(chosen, None, engine_state=in_fp8)
-    if problems:
-        raise UserError(
-            f"load_checkpoint = {source}: {'; '.join(problems)}. Fix: name an earlier checkpoint"
-        )
-    manifest = directory.load_manifest(chosen, None)
     try:
-        _load(state, chosen, generators=manifest.layout == layout)
+        return _load(state, chosen, layout=layout, engine_state=in_fp8)
+    except Damaged as error:
+        raise UserError(
+            f"load_checkpoint = {source}: {error}. Fix: name an earlier checkpoint"
+        ) from error
     except (CheckpointException, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             f"load_checkpoint = {chosen}: does not fit this model: {first_cause(error)[:200]}. "
             "Fix: the keys of the model and of its precision must be those of the checkpoint"
         ) from error
-    return manifest
 
 
-def _verify_together(candidate: Path, key: str | None, *, engine_state: bool = True) -> list[str]:
-    """What is wrong, the same on all ranks: first every hash, then what would run code."""
-    rank, world = distributed.get_rank(), distributed.get_world_size()
+def _load(
+    state: TrainingState,
+    source: Path,
+    key: str | None = None,
+    *,
+    layout: dict[str, int] | None = None,
+    engine_state: bool = True,
+) -> CheckpointManifest:
+    """Load a checkpoint; collective. Each file is read once, and hashed on the way.
 
-    def hashes() -> None:
-        manifest = directory.load_manifest(candidate, key)
-        # What this rank will load, where it is the one that has saved it: its node then has it.
-        share = {n: r for n, r in manifest.files.items() if directory.rank_of(n) % world == rank}
-        directory.verify_files(candidate, sorted(share.items()))
+    Args:
+        layout: of this run, where it may differ from the checkpoint's: random generators are then
+            left as they are.
 
-    return _problems(hashes) or _problems(
-        lambda: pickles.check(candidate, rank, world, engine_state=engine_state)
-    )
+    Returns:
+        its manifest.
 
-
-def _problems(verify: Callable[[], None]) -> list[str]:
-    problem = None
-    try:
-        verify()
-    except ArtifactError as error:
-        problem = str(error)
-    gathered: list[str | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, problem)
-    return sorted({text for text in gathered if text})
-
-
-def _load(state: TrainingState, source: Path, *, generators: bool) -> None:
+    Raises:
+        Damaged: it is, on all ranks alike; some tensors may have been overwritten, nothing else.
+    """
+    manifest, index, tensors = _examine(source, key, engine_state=engine_state)
+    generators = layout is None or manifest.layout == layout
     wanted = _sharded_state(state, is_loading=True)
     if not generators:
         del wanted["generators"]
-    index = pickles.read_index(source)
     ask_for_saved_names(state.optimizer, wanted["optimizer"], pickles.tensors(index))
-    loaded = dist_checkpointing.load(wanted, str(source), checkpoint_read.Strategy(index))
+    strategy = checkpoint_read.Strategy(index, tensors)
+    loaded = dist_checkpointing.load(wanted, str(source), strategy)
     for number, chunk in enumerate(state.chunks):
         holder(chunk).load_state_dict(loaded[f"model{number}"], strict=True)
     adapt(state.optimizer, loaded["optimizer"])
@@ -207,6 +205,41 @@ def _load(state: TrainingState, source: Path, *, generators: bool) -> None:
         setattr(state, name, value)
     if generators:
         _set_generators(loaded["generators"])
+    return manifest
+
+
+def _examine(
+    source: Path, key: str | None, *, engine_state: bool
+) -> tuple[CheckpointManifest, Metadata, directory.Files]:
+    """All that can be verified before tensors are read; collective.
+
+    Returns:
+        the manifest, the index, and the files of tensors that this rank has to verify.
+
+    Raises:
+        Damaged: what is wrong: first files, then what would run code.
+    """
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+
+    def files() -> tuple[CheckpointManifest, directory.Files]:
+        manifest = directory.load_manifest(source, key)
+        tensors, others = directory.share(manifest, rank, world)
+        for name, record in tensors.items():
+            record.verify_size(source / name)
+        directory.verify_files(source, others.items())
+        return manifest, tensors
+
+    manifest, tensors = together(files)
+
+    def objects() -> Metadata:
+        return pickles.check(source, rank, world, engine_state=engine_state)
+
+    try:
+        return manifest, together(objects), tensors
+    except Damaged:
+        # Of what is torn its hash tells more.
+        together(lambda: directory.verify_files(source, tensors.items()))
+        raise
 
 
 def _sharded_state(state: TrainingState, *, is_loading: bool) -> dict[str, Any]:

@@ -27,6 +27,8 @@ _NAME = re.compile(r"iter_([0-9]{7,18})")
 _READERS = 4
 _FILE_OF_RANK = re.compile(r"__([0-9]{1,9})_")
 
+Files = dict[str, AnyRecord]
+
 
 def name_of(iteration: int) -> str:
     """Directory name of the checkpoint after `iteration` iterations, as Megatron-LM names it."""
@@ -53,6 +55,16 @@ def rank_of(name: str) -> int:
     """Which rank has written a file of a checkpoint, by its name; 0 for a file of all ranks."""
     match = _FILE_OF_RANK.match(name)
     return int(match.group(1)) if match else 0
+
+
+def share(manifest: CheckpointManifest, rank: int, world: int) -> tuple[Files, Files]:
+    """What a rank has to verify: files of tensors, of the ranks that saved, and all others.
+
+    Of tensors what it will load, where it is the one that has saved it: its node then has it.
+    """
+    own = {n: r for n, r in manifest.files.items() if rank_of(n) % world == rank}
+    tensors = {name: record for name, record in own.items() if _FILE_OF_RANK.match(name)}
+    return tensors, {name: record for name, record in own.items() if name not in tensors}
 
 
 def readers() -> int:

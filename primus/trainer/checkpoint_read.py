@@ -1,4 +1,4 @@
-"""Tensors of a verified checkpoint, read straight into the memory that they are for.
+"""Tensors of a checkpoint, read straight into the memory that they are for while files are hashed.
 
 torch's own reader reads each tensor into new memory, whose pages cost more than the reading, and
 copies it from there.
@@ -7,14 +7,12 @@ copies it from there.
 from __future__ import annotations
 
 import io
-import os
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from io import FileIO
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -28,224 +26,299 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _unwrap_pyt_sharded_tensor,
     mcore_to_pyt_state_dict,
 )
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
-from primus.trainer.checkpoint_directory import readers
+from primus.artifacts.manifest import AnyRecord
+from primus.errors import ArtifactError
+from primus.trainer import checkpoint_ranges as ranges
+from primus.trainer.checkpoint_directory import verify_files
+from primus.trainer.checkpoint_layout import Layout, look_at
 
-# What torch writes before the numbers of a tensor, or after them, is less.
-_END = 2 << 10
+T = TypeVar("T")
+
+
+class Damaged(ArtifactError):
+    """A checkpoint that cannot be loaded, and why; raised on all ranks alike."""
+
+
+def together(verify: Callable[[], T]) -> T:
+    """What `verify` gives, when it finds nothing wrong on any rank; collective.
+
+    Raises:
+        Damaged: it does, with what it finds on all ranks.
+    """
+    problem, found = None, None
+    try:
+        found = verify()
+    except (ArtifactError, OSError) as error:
+        problem = str(error)
+    gathered: list[str | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, problem)
+    problems = sorted({text for text in gathered if text})
+    if problems:
+        raise Damaged("; ".join(problems))
+    return cast("T", found)
 
 
 class Strategy(TorchDistLoadShardedStrategy):
     """Megatron-core's way to load torch's format, but for who reads the files."""
 
-    def __init__(self, index: Metadata) -> None:
-        """`index`: the checkpoint's own, already read and checked."""
+    def __init__(self, index: Metadata, vouched: Mapping[str, AnyRecord]) -> None:
+        """
+        Args:
+            index: the checkpoint's own, already read and checked.
+            vouched: files of tensors that this rank verifies, by name; all ranks together, all.
+        """
         super().__init__()
-        self._index = index
+        self._index, self._vouched = index, vouched
 
     def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> dict[str, Any]:
-        """The state with what is stored in the place of its shards; collective."""
+        """The state with what is stored in the place of its shards; collective.
+
+        Raises:
+            Damaged: some file is not what the manifest says; tensors may hold parts of it.
+            CheckpointException: it is, and does not fit.
+        """
         shards = [s for s in nested_values(sharded_state_dict) if isinstance(s, ShardedTensor)]
         by_key, mapping, names = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict)
         wanted = mcore_to_pyt_state_dict(by_key, True)
-        dcp_load(
-            wanted,
-            storage_reader=_Reader(checkpoint_dir, self._index),
-            planner=MCoreLoadPlanner(
-                shapes_validation_sharded_tensors=[
-                    shard for shard in shards if not shard.allow_shape_mismatch
-                ],
-                allow_shape_mismatch_sharded_tensors={
-                    shard.key: shard for shard in shards if shard.allow_shape_mismatch
-                },
-            ),
+        planner = MCoreLoadPlanner(
+            shapes_validation_sharded_tensors=[
+                shard for shard in shards if not shard.allow_shape_mismatch
+            ],
+            allow_shape_mismatch_sharded_tensors={
+                shard.key: shard for shard in shards if shard.allow_shape_mismatch
+            },
         )
+        reader = Reader(checkpoint_dir, self._index, self._vouched)
+        try:
+            dcp_load(wanted, storage_reader=reader, planner=planner)
+        except CheckpointException as error:
+            # It has come to all ranks, with what each of them found.
+            found = {str(e) for e, _ in error.failures.values() if isinstance(e, ArtifactError)}
+            if found:
+                raise Damaged("; ".join(sorted(found))) from error
+            # What is torn may look as if it did not fit.
+            together(lambda: verify_files(Path(checkpoint_dir), self._vouched.items()))
+            raise
         loaded = {key: _unwrap_pyt_sharded_tensor(value) for key, value in wanted.items()}
         state: dict[str, Any] = _replace_sharded_keys_with_state_dict_keys(loaded, mapping, names)
         _restore_dict_types(state, sharded_state_dict)
         return state
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor in a file.
+class Reader(FileSystemReader):
+    """Reads what a plan asks for into its place, and the files that it verifies to their end."""
 
-    Attributes:
-        shape: a tensor without memory, of its shape and strides and of no other storage.
-        start: of its storage in the file, in bytes. end: of all that is stored of it.
-    """
-
-    shape: Tensor
-    start: int
-    end: int
-
-
-class _Reader(FileSystemReader):
-    """Reads several tensors at a time."""
-
-    def __init__(self, path: Path, index: Metadata) -> None:
+    def __init__(self, path: Path, index: Metadata, vouched: Mapping[str, AnyRecord]) -> None:
         super().__init__(path)
-        self._index = index
-        # By what torch has written in place of the tensor.
-        self._shapes: dict[bytes, Tensor] = {}
+        self._index, self._vouched = index, vouched
+        self._layouts: dict[Hashable, Layout] = {}
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         """The index that was given."""
         return self._index
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Any:
-        """Read what is asked for, in the order of the files.
+        """Read what is asked for; objects are made when all that this rank verifies was right.
 
         Raises:
-            OSError, ValueError: something cannot be read, or is not what the index says.
+            ArtifactError: a file is damaged or cannot be read.
+            ValueError, RuntimeError: something is not what the index says.
         """
-        places = self.storage_data
-        items = sorted(
-            plan.items,
-            key=lambda item: (
-                places[item.storage_index].relative_path,
-                places[item.storage_index].offset,
-            ),
-        )
-        with ExitStack() as files, ThreadPoolExecutor(readers()) as pool:
-            opened: dict[str, FileIO] = {}
-            reads = []
-            for item in items:
-                place = places[item.storage_index]
-                name = place.relative_path
-                if name not in opened:
-                    opened[name] = files.enter_context(open(Path(self.path, name), "rb", 0))
-                file = opened[name]
-                if item.type == LoadItemType.BYTE_IO:
-                    content = io.BytesIO(os.pread(file.fileno(), place.length, place.offset))
-                    planner.load_bytes(item, content)
-                    continue
-                part = _Part(file.fileno(), self._stored(file, place), item)
-                target = planner.resolve_tensor(item).detach()
-                if type(target) is Tensor:
-                    reads.append(pool.submit(part.read_into, target))
-                else:
-                    # Of transformer-engine: the planner keeps one in mind at a time.
-                    part.read_into(target)
-                planner.commit_tensor(item, target)
-            for read in reads:
-                read.result()
+        work = _Work(planner)
+        heads = self._ask(work, plan.items, known=True)
+        self._read(work, self._vouched)
+        # Laid out in another way than tensors of the same shape: written by other means.
+        self._ask(work, [i for head in heads if head.differs for i in head.items], known=False)
+        self._read(work, {})
+        for item, content in work.objects:
+            planner.load_bytes(item, io.BytesIO(content.numpy().tobytes()))
         done: torch.futures.Future[None] = torch.futures.Future()
         done.set_result(None)
         return done
 
-    def _stored(self, file: FileIO, place: Any) -> _Stored | Tensor:
-        """Where the tensor is; the tensor itself where torch has to read it."""
-        content: Any = _Ends(file.fileno(), place.offset, place.length)
-        archive: Any = torch._C.PyTorchFileReader(content)
-        order = archive.get_record("byteorder") if archive.has_record("byteorder") else b""
-        if order.decode() != sys.byteorder or not archive.has_record("data/0"):
-            content.seek(0)
-            return torch.load(content, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-        written = archive.get_record("data.pkl")
-        shape = self._shapes.get(written)
-        if shape is None:
-            content.seek(0)
-            shape = torch.load(content, map_location="meta", weights_only=True)
-            self._shapes[written] = shape
-        start = place.offset + archive.get_record_offset("data/0")
-        return _Stored(shape, start, place.offset + place.length)
+    def _read(self, work: _Work, vouched: Mapping[str, AnyRecord]) -> None:
+        problems = ranges.read(Path(self.path), work.wanted, vouched)
+        if problems:
+            raise ArtifactError("; ".join(problems))
+        work.wanted.clear()
+
+    def _ask(self, work: _Work, items: Iterable[ReadItem], *, known: bool) -> list[_Head]:
+        """Have `work` want the items; gives what must come before their tensors.
+
+        Args:
+            known: a tensor is taken to be laid out as the last one of its shape and type.
+        """
+        heads: dict[tuple[str, int], _Head] = {}
+        for item in items:
+            place = self.storage_data[item.storage_index]
+            if item.type == LoadItemType.BYTE_IO:
+                work.want_object(item, place)
+                continue
+            layout = self._layout(item, place, known=known)
+            if layout is None:
+                work.want_archive(item, place)
+                continue
+            work.want(item, place, layout)
+            at = (place.relative_path, place.offset)
+            if known and at not in heads:
+                heads[at] = _Head(place.offset, layout.head)
+                work.wanted[place.relative_path].append(heads[at])
+            if known:
+                heads[at].items.append(item)
+        return list(heads.values())
+
+    def _layout(self, item: ReadItem, place: Any, *, known: bool) -> Layout | None:
+        """How the tensor is stored; None where torch has to read it."""
+        stored, number = item.storage_index, item.storage_index.index
+        tensor: Any = self._index.state_dict_metadata[stored.fqn]
+        sizes = None if number is None else tensor.chunks[number].sizes
+        kind = (place.length, sizes, tensor.properties.dtype)
+        if not known or kind not in self._layouts:
+            found = look_at(Path(self.path, place.relative_path), place)
+            if found is None:
+                return None
+            self._layouts[kind] = found
+        return self._layouts[kind]
 
 
-class _Ends(io.RawIOBase):
-    """A range of a file, both of whose ends have been read: all that torch asks for of a tensor.
+class _Head(ranges.Range):
+    """What comes before the numbers of a tensor.
 
-    It asks some twenty times for a few bytes.
+    Attributes:
+        items: what is read of the tensor. differs: it is not what was expected.
     """
 
-    def __init__(self, file: int, offset: int, length: int) -> None:
-        self._file, self._offset, self._length = file, offset, length
-        self._head = os.pread(file, min(length, _END), offset)
-        self._tail_at = max(0, length - _END)
-        self._tail = os.pread(file, length - self._tail_at, offset + self._tail_at)
-        self._at = 0
+    def __init__(self, start: int, expected: bytes) -> None:
+        super().__init__(start, len(expected))
+        self._expected, self._found = expected, bytearray(len(expected))
+        self.items: list[ReadItem] = []
+        self.differs = False
 
-    def readable(self) -> bool:
-        return True
+    def memory(self) -> memoryview:
+        return memoryview(self._found)
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        self._at = offset + {os.SEEK_CUR: self._at, os.SEEK_END: self._length}.get(whence, 0)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        start, stop = self._at, min(self._at + len(buffer), self._length)
-        if stop <= len(self._head):
-            found = self._head[start:stop]
-        elif start >= self._tail_at:
-            found = self._tail[start - self._tail_at : stop - self._tail_at]
-        else:
-            found = os.pread(self._file, stop - start, self._offset + start)
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)
+    def ready(self) -> None:
+        self.differs = self._found != self._expected
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one item asks for of a stored tensor."""
+class _InPlace(ranges.Range):
+    """Goes into a tensor, which is contiguous and in host memory."""
 
-    file: int
-    stored: _Stored | Tensor
-    item: ReadItem
+    def __init__(self, start: int, target: Tensor) -> None:
+        super().__init__(start, target.nbytes)
+        self._target = target
 
-    def read_into(self, target: Tensor) -> None:
-        """Read it.
+    def memory(self) -> memoryview:
+        return memoryview(self._target.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+    def ready(self) -> None:
+        """It is where it belongs."""
+
+
+class _Copied(ranges.Range):
+    """Goes into memory of its own, and from there to `deliver`, as a flat tensor of bytes."""
+
+    def __init__(self, start: int, length: int, deliver: Callable[[Tensor], None]) -> None:
+        super().__init__(start, length)
+        self._deliver = deliver
+        self._found: Tensor | None = None
+
+    def memory(self) -> memoryview:
+        self._found = torch.empty(self.length, dtype=torch.uint8)
+        return memoryview(self._found.numpy())  # type: ignore[arg-type]
+
+    def ready(self) -> None:
+        found, self._found = self._found, None
+        assert found is not None
+        self._deliver(found)
+
+
+@dataclass
+class _Work:
+    """What is to be read.
+
+    Attributes:
+        wanted: ranges by name of the file. objects: what has been read of what is no tensor.
+    """
+
+    planner: LoadPlanner
+    wanted: dict[str, list[ranges.Range]] = field(default_factory=lambda: defaultdict(list))
+    objects: list[tuple[ReadItem, Tensor]] = field(default_factory=list)
+    # Of transformer-engine's tensors the planner keeps one in mind at a time.
+    planning: threading.Lock = field(default_factory=threading.Lock)
+
+    def want_object(self, item: ReadItem, place: Any) -> None:
+        """Something that is no tensor."""
+        self._copied(place, 0, place.length, lambda found: self.objects.append((item, found)))
+
+    def want_archive(self, item: ReadItem, place: Any) -> None:
+        """A tensor that torch has to read."""
+
+        def deliver(found: Tensor) -> None:
+            content = io.BytesIO(found.numpy().tobytes())
+            whole = torch.load(content, map_location="cpu", weights_only=True)
+            self._put(item, _part(item, whole))
+
+        self._copied(place, 0, place.length, deliver)
+
+    def want(self, item: ReadItem, place: Any, layout: Layout) -> None:
+        """A part of a tensor.
 
         Raises:
-            OSError, ValueError: it cannot be read, or is not as large as the target.
+            ValueError: it is not as large as its target, or reaches beyond what is stored.
         """
-        whole = self.stored if isinstance(self.stored, Tensor) else self.stored.shape
-        part = narrow_tensor_by_index(whole, self.item.storage_offsets, self.item.lengths)
+        part = _part(item, layout.shape)
+        target = self._resolved(item)
         if part.shape != target.shape:
             raise ValueError(
-                f"{self.item.storage_index.fqn}: {tuple(part.shape)} is stored, "
+                f"{item.storage_index.fqn}: {tuple(part.shape)} is stored, "
                 f"{tuple(target.shape)} wanted"
             )
-        if isinstance(self.stored, Tensor):
-            target.copy_(part)
-        elif not part.is_contiguous():
-            memory = torch.empty(whole.untyped_storage().nbytes(), dtype=torch.uint8)
-            self._read(memory, 0)
-            found = memory.view(whole.dtype).as_strided(
-                part.size(), part.stride(), part.storage_offset()
-            )
-            target.copy_(found)
-        elif _is_plain(target) and target.dtype == part.dtype:
-            self._read(target, int(part.storage_offset()) * part.element_size())
-        else:
-            found = torch.empty(part.shape, dtype=part.dtype)
-            self._read(found, int(part.storage_offset()) * part.element_size())
-            target.copy_(found)
+        if part.numel() == 0:
+            return
+        last = sum(s * (n - 1) for s, n in zip(part.stride(), part.shape, strict=True))
+        length = (last + 1) * part.element_size()
+        begin = len(layout.head) + int(part.storage_offset()) * part.element_size()
+        if begin + length > place.length:
+            raise ValueError(f"{item.storage_index.fqn}: reaches beyond what is stored of it")
+        if part.is_contiguous() and _is_plain(target) and target.dtype == part.dtype:
+            found = _InPlace(place.offset + begin, target)
+            self.wanted[place.relative_path].append(found)
+            return
 
-    def _read(self, target: Tensor, begin: int) -> None:
-        """Fill `target`, which is contiguous, with what begins so many bytes into the storage."""
-        assert isinstance(self.stored, _Stored)
-        memory = memoryview(target.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        place = self.stored.start + begin
-        if place + len(memory) > self.stored.end:
-            raise ValueError(f"{self.item.storage_index.fqn}: reaches beyond what is stored of it")
-        while len(memory) > 0:
-            count = os.preadv(self.file, [memory], place)
-            if count == 0:
-                raise ValueError(f"{self.item.storage_index.fqn}: its file has become shorter")
-            memory, place = memory[count:], place + count
+        def deliver(found: Tensor) -> None:
+            self._put(item, found.view(part.dtype).as_strided(part.size(), part.stride()))
+
+        self._copied(place, begin, length, deliver)
+
+    def _copied(
+        self, place: Any, begin: int, length: int, deliver: Callable[[Tensor], None]
+    ) -> None:
+        found = _Copied(place.offset + begin, length, deliver)
+        self.wanted[place.relative_path].append(found)
+
+    def _resolved(self, item: ReadItem) -> Tensor:
+        target = self.planner.resolve_tensor(item).detach()
+        self.planner.commit_tensor(item, target)
+        return target
+
+    def _put(self, item: ReadItem, part: Tensor) -> None:
+        with self.planning:
+            target = self.planner.resolve_tensor(item).detach()
+            target.copy_(part)
+            self.planner.commit_tensor(item, target)
+
+
+def _part(item: ReadItem, whole: Tensor) -> Tensor:
+    return narrow_tensor_by_index(whole, item.storage_offsets, item.lengths)
 
 
 def _is_plain(target: Tensor) -> bool:

@@ -20,11 +20,11 @@ from tests.unit.damage import manifest
 ROOT = Path(__file__).parents[2]
 CODE = sorted((ROOT / "primus").rglob("*.py"))
 # Whoever may read what can hold a pickle. The first two verify, and ask the last, before they do,
-# which is tested below and in the tests of the trainer and of the export; the third is the first's.
+# which is tested below and in the tests of the trainer and of the export; two more are the first's.
 RESTRICTED = "primus/pickles.py"
 UNPICKLERS = {
     *("primus/trainer/checkpoint.py", "primus/huggingface/checkpoint.py"),
-    *("primus/trainer/checkpoint_read.py", RESTRICTED),
+    *("primus/trainer/checkpoint_read.py", "primus/trainer/checkpoint_layout.py", RESTRICTED),
 }
 READS_PICKLES = {
     *("dist_checkpointing.load", "dist_checkpointing.load_tensors_metadata"),
