@@ -51,7 +51,7 @@ class SyncedFiles(FileSystem):
         try:
             with ThreadPoolExecutor(2) as others, _Hashed(file, others) as raw:
                 synced = others.submit(raw.sync)
-                with io.BufferedWriter(raw, _WORTH_A_THREAD) as stream:
+                with _Buffered(raw, _WORTH_A_THREAD) as stream:
                     yield stream
                 synced.result()
         finally:
@@ -59,6 +59,20 @@ class SyncedFiles(FileSystem):
         self.records[Path(path).name] = Blake3Record(
             size=raw.written, blake3=raw.digest.hexdigest()
         )
+
+
+class _Buffered(io.BufferedWriter):
+    """Writes when its buffer is full or it closes: torch flushes after each tensor."""
+
+    def flush(self) -> None:
+        """Nothing, until it closes."""
+
+    def close(self) -> None:
+        try:
+            if not self.closed:
+                super().flush()
+        finally:
+            super().close()
 
 
 class _Hashed(io.RawIOBase):
@@ -94,7 +108,8 @@ class _Hashed(io.RawIOBase):
                 hashed.result()
         with self._grows:
             self.written += len(piece)
-            self._grows.notify()
+            if self._is_worth_a_sync():
+                self._grows.notify()
         return len(piece)
 
     def close(self) -> None:

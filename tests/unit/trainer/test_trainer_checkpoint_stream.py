@@ -34,6 +34,27 @@ def test_what_is_written_is_there_and_its_record_is_right(tmp_path: Path) -> Non
     assert files.records == {"file": Blake3Record.of(path)}
 
 
+def test_small_parts_are_written_together_though_they_are_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch flushes after every tensor."""
+    write, calls, files = os.write, [], SyncedFiles()
+
+    def counted(*args: Any) -> int:
+        calls.append(args)
+        return write(*args)
+
+    monkeypatch.setattr(os, "write", counted)
+    parts = contents([700] * 500)
+    with files.create_stream(tmp_path / "file", "wb") as stream:
+        for part in parts:
+            stream.write(part)  # type: ignore[attr-defined]
+            stream.flush()
+    assert len(calls) == 2, "350,000 bytes through a buffer of 262,144"
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)
+    assert files.records["file"] == Blake3Record.of(tmp_path / "file")
+
+
 def test_the_memory_is_the_writers_again_when_a_write_returns(tmp_path: Path) -> None:
     files, buffer = SyncedFiles(), bytearray(PIECE)
     with files.create_stream(tmp_path / "file", "wb") as stream:
