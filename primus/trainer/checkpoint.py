@@ -192,6 +192,7 @@ def _load(
     if not generators:
         del wanted["generators"]
     ask_for_saved_names(state.optimizer, wanted["optimizer"], pickles.tensors(index))
+    checkpoint_read.merge_in_place(wanted)
     strategy = checkpoint_read.Strategy(index, tensors)
     loaded = dist_checkpointing.load(wanted, str(source), strategy)
     for number, chunk in enumerate(state.chunks):

@@ -11,12 +11,13 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreLoadPlanner,
     TorchDistLoadShardedStrategy,
@@ -64,6 +65,31 @@ def together(verify: Callable[[], T]) -> T:
     if problems:
         raise Damaged("; ".join(problems))
     return cast("T", found)
+
+
+def merge_in_place(sharded_state: dict[str, Any]) -> None:
+    """Have tensors that are stored in parts not be put together once more in other memory.
+
+    Args:
+        sharded_state: to load; its factories are changed.
+    """
+    for factory in nested_values(sharded_state):
+        if isinstance(factory, ShardedTensorFactory):
+            factory.merge_fn = partial(_merged, factory, factory.merge_fn)
+
+
+def _merged(factory: ShardedTensorFactory, merge: Callable[[Any], Any], parts: Any) -> Any:
+    """What `merge`, which undoes a split, makes: the whole where the parts are views of it."""
+    # Not before: Megatron-core exchanges those in fp8 at the beginning of a load.
+    whole = factory.data.detach()
+    found = list(nested_values(parts)) if isinstance(parts, dict | list) else []
+    if (
+        all(type(tensor) is Tensor for tensor in (whole, *found))
+        and {whole.untyped_storage().data_ptr()} == {p.untyped_storage().data_ptr() for p in found}
+        and whole.numel() == sum(part.numel() for part in found)
+    ):
+        return whole
+    return merge(parts)
 
 
 class Strategy(TorchDistLoadShardedStrategy):

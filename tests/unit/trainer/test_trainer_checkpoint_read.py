@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
@@ -200,6 +201,25 @@ def test_a_file_that_became_shorter_is_an_error(saved: tuple[Path, dict[str, Ten
     reader._layout = lambda *_, **__: layout  # type: ignore[method-assign]
     with pytest.raises(CheckpointException, match="become shorter"):
         load({"float32": torch.zeros_like(state["float32"])}, storage_reader=reader)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["views", "copies"])
+def test_parts_that_were_read_into_their_tensor_stay_there(copied: bool) -> None:
+    data = torch.arange(12.0).reshape(4, 3)
+
+    def build(key: str, whole: Tensor, *_: Any) -> list[ShardedTensor]:
+        parts = [part.clone() if copied else part for part in whole.chunk(2)]
+        return [ShardedTensor.from_rank_offsets(key, part) for part in parts]
+
+    factory = ShardedTensorFactory("w", data, build, torch.cat)
+    checkpoint_read.merge_in_place({"model": {"w": factory}})
+    read = [part.data for part in factory.build()]
+    for number, part in enumerate(read):
+        part.fill_(number)
+    merged = factory.merge_fn(read)
+    assert merged.tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    assert (merged.data_ptr() == data.data_ptr()) is not copied
+    assert factory.merge_fn(read[:1]).data_ptr() != data.data_ptr(), "not all of it"
 
 
 @pytest.mark.parametrize("length", [0, 1, _END - 1, _END, _END + 1, 2 * _END, 5 * _END])
