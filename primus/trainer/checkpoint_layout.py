@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from primus.errors import ArtifactError
+
 # What torch writes before the numbers of a tensor, or after them, is less.
 _END = 2 << 10
 
@@ -36,20 +38,26 @@ def look_at(path: Path, place: Any) -> Layout | None:
         place: of the tensor, as the index tells it.
 
     Raises:
-        OSError: it cannot be read.
-        RuntimeError, ValueError, UnpicklingError: it is torn.
+        ArtifactError: the file cannot be read.
+        RuntimeError, ValueError, UnpicklingError: the tensor is torn.
     """
-    with open(path, "rb", 0) as file:
-        content: Any = _Ends(file.fileno(), place.offset, place.length)
-        archive: Any = torch._C.PyTorchFileReader(content)
-        order = archive.get_record("byteorder") if archive.has_record("byteorder") else b""
-        if order.decode() != sys.byteorder or not archive.has_record("data/0"):
-            return None
-        start = archive.get_record_offset("data/0")
-        content.seek(0)
-        shape = torch.load(content, map_location="meta", weights_only=True)
-        content.seek(0)
-        return Layout(shape, content.read(start))
+    try:
+        with open(path, "rb", 0) as file:
+            return _layout(_Ends(file.fileno(), place.offset, place.length))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _layout(content: Any) -> Layout | None:
+    archive: Any = torch._C.PyTorchFileReader(content)
+    order = archive.get_record("byteorder") if archive.has_record("byteorder") else b""
+    if order.decode() != sys.byteorder or not archive.has_record("data/0"):
+        return None
+    start = archive.get_record_offset("data/0")
+    content.seek(0)
+    shape = torch.load(content, map_location="meta", weights_only=True)
+    content.seek(0)
+    return Layout(shape, content.read(start))
 
 
 class _Ends(io.RawIOBase):

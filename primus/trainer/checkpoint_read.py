@@ -127,7 +127,10 @@ class Strategy(TorchDistLoadShardedStrategy):
             dcp_load(wanted, storage_reader=reader, planner=planner)
         except CheckpointException as error:
             # It has come to all ranks, with what each of them found.
-            found = {str(e) for e, _ in error.failures.values() if isinstance(e, ArtifactError)}
+            met = [failure for failure, _ in error.failures.values()]
+            found = {
+                str(failure) for failure in met if isinstance(failure, ArtifactError | OSError)
+            }
             if found:
                 raise Damaged("; ".join(sorted(found))) from error
             # What is torn may look as if it did not fit.

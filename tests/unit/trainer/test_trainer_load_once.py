@@ -241,6 +241,24 @@ def test_a_file_that_fails_while_it_is_read(
     assert found_files == files_of(wanted, tmp_path / "wanted")
 
 
+def test_a_disk_that_fails_where_a_tensor_is_looked_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from primus.trainer import checkpoint, checkpoint_layout
+
+    older, newest = sorted(root.iterdir())
+    pread = os.pread
+
+    def fail(file: int, length: int, at: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{file}") == str(newest / SHARD):
+            raise OSError(5, "Input/output error")
+        return pread(file, length, at)
+
+    monkeypatch.setattr(checkpoint_layout.os, "pread", fail)
+    assert checkpoint.load_newest(Training().state, root, KEY) == older.name
+    assert f"{newest / SHARD}: cannot be read: Input/output error" in caplog.text
+
+
 def test_one_that_does_not_fit_is_not_called_damaged(root: Path) -> None:
     from primus.trainer.checkpoint import load_other
 
