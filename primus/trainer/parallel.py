@@ -21,6 +21,7 @@ from torch import distributed
 from primus.config.frozen import StageSettings
 from primus.ranks.network import stay_local
 from primus.trainer.fully_sharded import shard, without_memory
+from primus.trainer.gloo import share_devices
 from primus.trainer.initialize import draw_weights, leave_weights
 from primus.trainer.model import ModelConfig, build_model, use_transformer_engine
 from primus.trainer.platform import exchange_uneven_parts
@@ -34,10 +35,13 @@ def initialize(settings: StageSettings, *, timeout_minutes: float) -> None:
     """
     backend = "gloo" if settings.platform == "cpu" else "nccl"
     timeout = timedelta(minutes=timeout_minutes)
+    if "RANK" not in os.environ:
+        os.environ.update(stay_local())
+    if backend == "gloo":
+        share_devices()
     if "RANK" in os.environ:
         distributed.init_process_group(backend, timeout=timeout)
     else:
-        os.environ.update(stay_local())
         store = distributed.HashStore()  # type: ignore[attr-defined]
         distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     initialize_groups(settings)
