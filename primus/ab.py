@@ -25,6 +25,10 @@ from primus.command_line import Command
 from primus.config.frozen import add_settings_arguments, load_settings
 from primus.config.schema.ab import Ab
 from primus.errors import UserError, run_main
+from primus.launch import seconds_left
+
+# Of a job's time: for ending ranks that may not end by themselves, and for writing.
+_LAST_SECONDS = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = command_parser().parse_args(argv)
     settings = load_settings(args, "train")
     with stage_time("ab", args.output):
-        started = time.monotonic()
+        deadline, over = _deadline(args.minutes)
         # Before torch is imported: what is missing is said at once.
         SamplesManifest.load(args.samples)
         TokenizerManifest.load(args.tokenizer)
@@ -56,13 +60,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             rounds=args.rounds,
             warm_up=args.warm_up,
             steps=args.steps,
-            deadline=started + 60 * args.minutes,
+            deadline=deadline,
+            over=over,
         )
         made = compare(settings, asked, args.output.parent / "segments")
         made.save(args.output)
     for line in made.lines:
         print(line, flush=True)
     print(f"measured: {args.output}", flush=True)
+
+
+def _deadline(minutes: float) -> tuple[float, str]:
+    """`time.monotonic()` at which no more segments are run, and what is over then."""
+    now, left = time.monotonic(), seconds_left()
+    if left is not None and left - _LAST_SECONDS < 60 * minutes:
+        return now + max(left - _LAST_SECONDS, left / 2), "the job's time was over"
+    return now + 60 * minutes, "ab.minutes were over"
 
 
 def command_parser() -> Command:

@@ -33,6 +33,7 @@ class Asked:
     warm_up: int
     steps: int
     deadline: float
+    over: str
 
 
 def compare(settings: StageSettings, asked: Asked, directory: Path) -> AbManifest:
@@ -85,7 +86,7 @@ def compare(settings: StageSettings, asked: Asked, directory: Path) -> AbManifes
         rounds=asked.rounds,
         segments=found.segments,
         reason="" if differs else NOTHING,
-        stopped=f"ab.minutes were over after {done} of {asked.rounds} rounds" if found.late else "",
+        stopped=f"{asked.over} after {done} of {asked.rounds} rounds" if found.late else "",
         libraries=libraries(),
         code_commit=commit,
         code_dirty=dirty,
@@ -111,6 +112,7 @@ def _run(settings: StageSettings, asked: Asked, directory: Path) -> tuple[dict[s
         warm_up=asked.warm_up,
         steps=asked.steps,
         deadline=asked.deadline,
+        over=asked.over,
     )
     return variables, run_segments(comparison)
 

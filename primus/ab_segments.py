@@ -53,6 +53,7 @@ class Comparison:
         rounds: each of a segment of either kernels.
         warm_up, steps: iterations of a segment that are not timed, and those that are.
         deadline: `time.monotonic()` at which no more segments are run.
+        over: what is over then, for people.
     """
 
     settings: StageSettings
@@ -65,6 +66,7 @@ class Comparison:
     warm_up: int
     steps: int
     deadline: float
+    over: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +106,8 @@ def run_segments(asked: Comparison) -> Found:
 def _found(asked: Comparison, segments: list[Segment], device: str, *, late: bool) -> Found:
     if not segments:
         raise TrainingError(
-            "ab.minutes: not one round was over in time. Fix: raise it, or lower "
-            "ab.steps_per_segment"
+            f"{asked.over} before one round was. Fix: raise ab.minutes, in a job also slurm.time, "
+            "or lower ab.steps_per_segment"
         )
     shutil.rmtree(asked.directory, ignore_errors=True)
     return Found(segments=segments, device=device, late=late)

@@ -281,7 +281,7 @@ def _warn_in_time(
     """
     most = math.inf
     while True:
-        left, wanted = _seconds_left(), before()
+        left, wanted = seconds_left(), before()
         if left is not None and most == math.inf:
             most = left / 2
             if wanted > most:
@@ -300,8 +300,10 @@ def _warn_in_time(
             return
 
 
-def _seconds_left() -> float | None:
-    """Until the end of this SLURM job; None where the controller does not say."""
+def seconds_left() -> float | None:
+    """Until the end of this SLURM job; None outside of one, and where nobody says."""
+    if JOB not in os.environ:
+        return None
     command = ["squeue", "--noheader", f"--jobs={os.environ[JOB]}", "--format=%L"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -21,7 +21,7 @@ COMPARISON = asked.Asked(asked.take(config, sys.argv[1:]))
 SWEPT = sweep_names.take(config, sys.argv[1:])
 SWEEPS = sweep_names.sweeps()
 PIPELINE = pipeline.Pipeline(config, sweeps=SWEPT)
-ANNOUNCER = announce.Announcer(sys.argv[1:])
+ANNOUNCER = announce.Announcer(sys.argv[1:], workflow.group_settings.overwrite_groups)
 
 
 onstart:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from primus.config import summary, turns
@@ -27,8 +27,9 @@ _EXECUTOR = re.compile(r"(--profile|--executor|-e)(=(?P<name>.*))?")
 class Announcer:
     """Prints the plan of each experiment once, where a person asked Snakemake to train it."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        """`words`: Snakemake's command line."""
+    def __init__(self, words: Sequence[str], groups: Mapping[str, str] | None = None) -> None:
+        """`words`: Snakemake's command line. `groups`: of stages that are one job of a cluster."""
+        self._groups = groups or {}
         self._silent = any(_SILENT.fullmatch(word) for word in words)
         self._cluster = on_cluster(words)
         self._done: set[str] = set()
@@ -39,15 +40,17 @@ class Announcer:
         Args:
             target: the kind of what was asked for.
         """
-        s = plan.settings
-        if self._silent or target not in _TRAINING or s.experiment in self._done:
+        s, trains = plan.settings, target in _TRAINING
+        name = s.experiment if trains else f"{target} {s.experiment}"
+        if self._silent or name in self._done or not (trains or (target == "ab" and self._cluster)):
             return
-        self._done.add(s.experiment)
+        self._done.add(name)
         lines = [summary.line(s)]
         if self._cluster:
-            wanted = plan.stages_of(target)
-            lines += turns.asks({stage: plan.resources(stage) for stage in wanted})
-            lines.append(f"train: {turns.turns(s)}")
+            asked = {str(stage): plan.resources(stage) for stage in plan.stages_of(target)}
+            asked |= {} if trains else {target: plan.ab_resources()}
+            lines += turns.asks(asked)
+            lines += [f"train: {turns.turns(s)}"] if trains else []
         print("\n  ".join(lines), file=sys.stderr, flush=True)
 
     def announce_sweep(self, planned: PlannedSweep) -> None:
@@ -58,7 +61,7 @@ class Announcer:
         self._done.add(name)
         from primus.config.sweep import lines
 
-        said = lines(planned)
+        said = lines(planned, groups=self._groups if self._cluster else None)
         if self._cluster:
             said += turns.asks(planned.resources())
         print("\n  ".join(said), file=sys.stderr, flush=True)

@@ -59,6 +59,26 @@ class PlannedSweep:
                 made[stage].add(artifact(plan.stages[stage]))
         return {stage: len(paths) for stage, paths in made.items() if paths}
 
+    def submitted(self, groups: Mapping[str, str]) -> dict[str, int]:
+        """How many jobs a cluster gets for all points together, by stage or group of stages.
+
+        Args:
+            groups: by stage, as in Snakemake: members that build on each other are one job. Those
+                of one point do; points that share a member are in the same job.
+        """
+        jobs: dict[str, list[set[str]]] = {}
+        for plan in self.plans:
+            own: dict[str, set[str]] = {}
+            for stage in plan.stages_of("train"):
+                made = artifact(plan.stages[stage])
+                own.setdefault(groups.get(stage, stage), set()).add(made)
+            for name, together in own.items():
+                others = jobs.get(name, [])
+                shared = [other for other in others if not other.isdisjoint(together)]
+                apart = [other for other in others if other.isdisjoint(together)]
+                jobs[name] = [*apart, together.union(*shared)]
+        return {name: len(found) for name, found in jobs.items()}
+
     def resources(self) -> dict[str, Mapping[str, Any]]:
         """What each stage asks of a cluster; of points that ask for something else, theirs too."""
         asked: dict[str, Mapping[str, Any]] = {}
@@ -193,11 +213,14 @@ def _equal(first: Point, before: Plan, point: Point, plan: Plan, file: str) -> P
     return Problem(file=where, key=", ".join(names), value="", why=why, fix=fix)
 
 
-def lines(planned: PlannedSweep, runs: Path = RUNS) -> list[str]:
+def lines(
+    planned: PlannedSweep, runs: Path = RUNS, groups: Mapping[str, str] | None = None
+) -> list[str]:
     """What the sweep takes, for the dry run: points, jobs, and device-hours.
 
     Args:
         runs: where earlier runs say how long an iteration takes.
+        groups: as in `PlannedSweep.submitted`; None: no cluster gets the jobs.
     """
     sweep, points = planned.sweep, len(planned.plans)
     jobs = planned.jobs()
@@ -205,11 +228,24 @@ def lines(planned: PlannedSweep, runs: Path = RUNS) -> list[str]:
     shared = [stage for stage, count in jobs.items() if count < points]
     text = ", ".join(f"{count} {stage}" for stage, count in jobs.items())
     text += f" (points share {', '.join(shared)})" if shared else ""
-    return [
+    said = [
         f"sweep {sweep.name}: {points} point{'s' * (points > 1)} of {sweep.experiment}{varied}",
         f"jobs where nothing is made yet: {text}",
-        _hours(planned, runs),
     ]
+    if groups is not None:
+        said.append(f"submitted as {_submitted(planned, groups)}")
+    return [*said, _hours(planned, runs)]
+
+
+def _submitted(planned: PlannedSweep, groups: Mapping[str, str]) -> str:
+    jobs = planned.submitted(groups)
+    members = {name: ", ".join(s for s in STAGES if groups.get(s) == name) for name in jobs}
+    words = [
+        f"{count} {name}" + (f" ({members[name]})" if members[name] else "")
+        for name, count in jobs.items()
+    ]
+    total = sum(jobs.values())
+    return f"{total} job{'s' * (total > 1)} of the cluster: {', '.join(words)}"
 
 
 def _hours(planned: PlannedSweep, runs: Path) -> str:

@@ -16,6 +16,8 @@ from primus.errors import UserError
 from primus.files import canonical_json, parse_json, sha256_text
 
 _PROPERTIES = re.compile(r"^# properties = (\{.*\})$", re.MULTILINE)
+# What the Snakemake inside the job is to run: rules with their wildcards.
+_MEMBERS = re.compile(r" --target-jobs ((?:'[^'\n]*' ?)+)")
 _NAME = re.compile(r"[^\w.-]+")
 
 # What each resource is called by sbatch. The names are those of Snakemake's own SLURM plugin:
@@ -83,6 +85,8 @@ class Job:
         inputs: hash of what it reads, frozen settings among it: how far to train, say.
         threads: cores per node.
         resources: by Snakemake's names.
+        members: what it runs, as Snakemake writes it (`train:experiment=mine,key=…`); several of a
+            group, of which a call after it may want only some.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Job:
     inputs: str
     threads: int
     resources: Mapping[str, Any]
+    members: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, script: Path) -> Self:
@@ -110,7 +115,7 @@ class Job:
         refuse_what_the_shell_would_read(script, text)
         try:
             found = _PROPERTIES.search(text)
-            return cls._of(parse_json(found[1]) if found else None)
+            return cls._of(parse_json(found[1]) if found else None, _members(text))
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{script}: has no line of properties. Fix: let Snakemake write it "
@@ -118,18 +123,23 @@ class Job:
             ) from error
 
     @classmethod
-    def _of(cls, content: Any) -> Self:
+    def _of(cls, content: Any, members: frozenset[str]) -> Self:
         rule = str(content.get("rule") or content.get("groupid") or "job")
         wildcards = content.get("wildcards") or {}
         owner = wildcards.get("experiment") or wildcards.get("owner") or wildcards.get("dataset")
         # Snakemake numbers a group by its last member, which stays when others have finished.
         group = content.get("type") == "group"
+        resources = dict(content.get("resources", {}))
+        if group and "nodes" in resources:
+            # It adds up those of members that run side by side: in one process, on one node.
+            resources["nodes"] = 1
         return cls(
             name=_NAME.sub("_", f"{rule}.{owner}" if owner else rule),
             key=key_of(rule, [content.get("jobid")] if group else content.get("output") or []),
             inputs=ANY_INPUTS if group else _digest(sorted(content.get("input") or [])),
             threads=int(content.get("threads", 1)),
-            resources=dict(content.get("resources", {})),
+            resources=resources,
+            members=members,
         )
 
     @property
@@ -175,6 +185,19 @@ def made_by(script: Path) -> tuple[frozenset[str], bool]:
         return frozenset(map(str, content.get("output") or ())), content.get("type") == "group"
     except (OSError, ValueError, TypeError, AttributeError):
         return frozenset(), False
+
+
+def members_of(script: Path) -> frozenset[str]:
+    """`Job.members` of a script that Snakemake wrote; nothing where it cannot be read."""
+    try:
+        return _members(script.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def _members(text: str) -> frozenset[str]:
+    found = _MEMBERS.search(text)
+    return frozenset(shlex.split(found[1])) if found else frozenset()
 
 
 def _words(resource: Any) -> list[str]:

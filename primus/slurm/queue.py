@@ -5,7 +5,7 @@ from __future__ import annotations
 import pwd
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from primus.slurm.job import PREFIX
@@ -59,13 +59,13 @@ class JobState:
     memory: str = ""
 
 
-def find(key: str) -> list[QueuedJob]:
-    """The jobs of this user for that work which wait or run, the oldest first.
+def find(wanted: Callable[[QueuedJob], bool]) -> list[QueuedJob]:
+    """Those of this user's jobs that wait or run and are `wanted`, the oldest first.
 
     Raises:
         QueueError: the cluster does not answer.
     """
-    found = [job for job in mine() if job.key == key]
+    found = [job for job in mine() if wanted(job)]
     return sorted(found, key=lambda job: int(job.number.partition("_")[0]))
 
 

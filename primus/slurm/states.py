@@ -20,7 +20,7 @@ HELD = ("launch failed requeued held", "JobHoldMaxRequeue", "job requeued in hel
 # Waits for what the partition never gives; some clusters take such a job instead of refusing it.
 NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints")
 
-_WITH_RANKS = ("shapes", "tune", "train", "preflight")
+_WITH_RANKS = ("shapes", "tune", "train", "evaluate", "preflight", "ab")
 
 
 def why(
@@ -41,13 +41,16 @@ def why(
         reason: SLURM's word for why, where it has one.
         by: who cancelled it. limit: its time limit. nodes: where it ran. memory: per node.
     """
-    rule = name.partition(".")[0]
+    # Of a check of the nodes the name is preflight_<experiment>.
+    rule = name.partition(".")[0].partition("_")[0]
     ranks = rule in _WITH_RANKS
     match state:
         case "TIMEOUT":
             fix = f"raise slurm.{'time' if ranks else 'cpu_time'}"
             if rule == "train":
                 fix = "raise slurm.warning_seconds: it was told too late to save before the end"
+            if rule == "preflight":
+                fix = "raise preflight.seconds"
             return f"TIMEOUT: its time limit of {limit or 'unknown length'} is over. Fix: {fix}"
         case "OUT_OF_MEMORY":
             key = "mem_mib" if ranks else "cpu_mem_mib"
@@ -59,7 +62,8 @@ def why(
             return f"{state}: a node of {nodes or 'the job'} failed. Fix: {fix}"
         case "CANCELLED":
             who = f" by {by}" if by else ""
-            return f"CANCELLED{who}. Fix: the same command goes on where it stopped"
+            goes_on = "begins it again" if rule == "ab" else "goes on where it stopped"
+            return f"CANCELLED{who}. Fix: the same command {goes_on}"
         case "FAILED" if reason in ("", "None", "NonZeroExitCode"):
             return "its command failed"
     return f"{state} ({reason})" if reason and reason != "None" else state

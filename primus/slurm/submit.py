@@ -22,7 +22,7 @@ import tenacity
 from primus.errors import RunConflictError, UnavailableError, run_main
 from primus.files import atomic_write
 from primus.slurm import queue
-from primus.slurm.job import Job
+from primus.slurm.job import ANY_INPUTS, Job, members_of
 
 DIRECTORY = Path(".snakemake") / "slurm"
 LOGS = Path("output") / "logs" / "slurm"
@@ -133,9 +133,9 @@ def _submit(job: Job, jobscript: Path) -> str:
 
 def _submit_once(job: Job, jobscript: Path) -> str:
     # Asked before every try: one whose answer was lost may have been taken.
-    found = queue.find(job.key)
-    if found:
-        return _take_over(job, found[0])
+    at_it = _at_it(job)
+    if at_it:
+        return _take_over(job, at_it)
     LOGS.mkdir(parents=True, exist_ok=True)
     options = job.options(LOGS / f"{job.name}.%j.log")
     command = ["sbatch", "--parsable", *options, str(_keep_script(job, jobscript))]
@@ -151,26 +151,49 @@ def _submit_once(job: Job, jobscript: Path) -> str:
     )
 
 
-def _take_over(job: Job, found: queue.QueuedJob) -> str:
-    if found.inputs != job.inputs:
-        raise RunConflictError(
-            f"{job.name}: {found} is at it with other settings. Fix: wait for it, or stop it with "
-            f"scancel {found.number}; then type the command again"
-        )
-    print(f"{job.name}: {found} is at it already", file=sys.stderr)
-    return found.number
+def _at_it(job: Job) -> list[queue.QueuedJob]:
+    """Jobs that wait or run for the same work, or a part of it, the oldest first."""
+    return queue.find(
+        lambda found: found.key == job.key or not job.members.isdisjoint(_members_of(found))
+    )
+
+
+def _members_of(found: queue.QueuedJob) -> frozenset[str]:
+    """What the job runs; nothing of one that another directory has submitted."""
+    return members_of(DIRECTORY / f"{found.key}.{found.inputs}.jobscript.sh")
+
+
+def _does_all(found: queue.QueuedJob, job: Job) -> bool:
+    """Whether a queued group runs every member of `job`: what has ended is asked for no more."""
+    theirs = _members_of(found)
+    return not theirs or job.members <= theirs
+
+
+def _take_over(job: Job, at_it: Sequence[queue.QueuedJob]) -> str:
+    found = next((one for one in at_it if _does_all(one, job)), at_it[0])
+    if found.inputs not in (job.inputs, ANY_INPUTS):
+        complaint = "is at it with other settings"
+    elif not _does_all(found, job):
+        complaint = "is at a part of it"
+    else:
+        print(f"{job.name}: {found} is at it already", file=sys.stderr)
+        return found.number
+    raise RunConflictError(
+        f"{job.name}: {found} {complaint}. Fix: wait for it, or stop it with "
+        f"scancel {found.number}; then type the command again"
+    )
 
 
 def _first(job: Job, mine: str) -> str:
     """The one of several jobs that Snakemakes beside each other submitted for the same work."""
     try:
-        oldest = next(iter(queue.find(job.key)), None)
+        at_it = _at_it(job)
     except queue.QueueError:
         return mine
-    if oldest is None or oldest.number == mine:
+    if not at_it or at_it[0].number == mine:
         return mine
     subprocess.run(["scancel", mine], check=False, capture_output=True)
-    return _take_over(job, oldest)
+    return _take_over(job, at_it)
 
 
 if __name__ == "__main__":

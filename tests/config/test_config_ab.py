@@ -42,6 +42,8 @@ def test_it_asks_for_what_the_training_asks_for_a_short_time(root: Root) -> None
     assert asked["runtime"] == 18
     assert training["runtime"] == 900
     assert {**asked, "runtime": 900} == training
+    short = Pipeline({"slurm": {"time": 30}}, root.path).plan("x", "ab")
+    assert short.ab_resources()["runtime"] == 30, "no more than the partition gives a training"
 
 
 def test_a_report_takes_it_where_it_is_there(root: Root) -> None:

@@ -283,6 +283,35 @@ def test_a_dry_run_counts_jobs_and_hours(swept: Root, capsys: pytest.CaptureFixt
         assert capsys.readouterr().err.count("sweep s: 4 points") == said
 
 
+GROUPS = {"tokenizer": "text", "data": "text", "samples": "text"}
+GROUPS |= {"export": "results", "report": "results"}
+
+
+@pytest.mark.parametrize(
+    ("grid", "text", "shapes"),
+    [
+        ("lr: [1e-3, 2e-3, 4e-3]", 1, 1),
+        ("seq_length: [64, 128, 256]", 1, 3),
+        ("tokenizer_vocab_size: [512, 1024, 2048]", 3, 1),
+    ],
+)
+def test_jobs_of_a_cluster_are_counted_by_groups(
+    swept: Root, grid: str, text: int, shapes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stages that share a job at one point do at all points that share one of them."""
+    swept.write(f"{HEAD}grid: {{{grid}}}\n", "configs/sweeps/s.yaml")
+    planned = Pipeline({}, swept.path).sweep("s")
+    jobs = {"text": text, "shapes": shapes, "tune": shapes, "train": 3, "results": 3}
+    assert planned.submitted(GROUPS) == jobs
+    Announcer(["--profile", "slurm", "-n", "sweep_s"], GROUPS).announce_sweep(planned)
+    total = sum(jobs.values())
+    told = f"  submitted as {total} jobs of the cluster: {text} text (tokenizer, data, samples), "
+    told += f"{shapes} shapes, {shapes} tune, 3 train, 3 results (export, report)"
+    assert told in capsys.readouterr().err.splitlines()
+    Announcer(["-n", "sweep_s"], GROUPS).announce_sweep(planned)
+    assert "submitted" not in capsys.readouterr().err
+
+
 def test_hours_are_estimated_where_a_peak_is_known() -> None:
     planned = Pipeline({"hardware": "h100", "micro_batch_size": 2, "bf16": True}, REPOSITORY).sweep(
         "llama3_8B_tiny_lr"

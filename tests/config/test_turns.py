@@ -88,6 +88,20 @@ def test_jobs_are_told_where_a_cluster_gets_them(capsys: pytest.CaptureFixture[s
     assert said[-1].startswith("  train: about ")
 
 
+def test_what_a_comparison_asks_for_is_told_where_a_cluster_gets_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = planned("llama3_8B", nodes=4, gemm_tuning={"enabled": True})
+    Announcer(["-n", "ab_llama3_8B"]).announce("ab", plan)
+    assert capsys.readouterr().err == ""
+    announcer = Announcer(["--profile", "slurm", "-n", "ab_llama3_8B"])
+    announcer.announce("ab", plan)
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "  ab: 4 nodes, gpu:h100:8, 64 cores, all memory, 65 min, --partition=gpu"
+    announcer.announce("train", plan)
+    assert "  train: about " in capsys.readouterr().err, "it trains, too"
+
+
 @pytest.mark.parametrize(
     ("words", "cluster"),
     [

@@ -295,6 +295,7 @@ def comparison(path: Path, **values: Any) -> ab_segments.Comparison:
         "warm_up": 2,
         "steps": 3,
         "deadline": time.monotonic() + 600,
+        "over": "the job's time was over",
     }
     return ab_segments.Comparison(**fields | values)
 
@@ -374,10 +375,29 @@ def test_ranks_that_fail_end_it(tmp_path: Path, starts: Starts, status, error, w
     assert asked.directory.exists()
 
 
+@pytest.mark.parametrize(
+    ("left", "seconds", "over"),
+    [
+        (None, 600, "ab.minutes were over"),
+        (661.0, 600, "ab.minutes were over"),
+        (300.0, 240, "the job's time was over"),
+        (40.0, 20, "the job's time was over"),
+    ],
+)
+def test_a_job_that_ends_before_the_minutes_do_is_the_limit(
+    left: float | None, seconds: float, over: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds that are complete count; a job that reaches its end leaves nothing."""
+    monkeypatch.setattr(ab, "seconds_left", lambda: left)
+    now = time.monotonic()
+    deadline, what = ab._deadline(10.0)
+    assert (what, round(deadline - now)) == (over, seconds)
+
+
 def test_no_time_for_one_round_is_an_error_that_names_the_key(
     tmp_path: Path, starts: Starts
 ) -> None:
-    with pytest.raises(TrainingError, match=r"^ab.minutes: not one round .* Fix: raise it"):
+    with pytest.raises(TrainingError, match=r"^the job's time .* Fix: raise ab\.minutes"):
         ab_segments.run_segments(comparison(tmp_path, deadline=time.monotonic()))
     assert starts.ranks == []
 

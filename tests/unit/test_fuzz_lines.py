@@ -160,7 +160,7 @@ def test_fuzz_answers_of_the_cluster(content: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         answering(patch, content)
         refuses_or_reads(queue.mine)
-        refuses_or_reads(lambda: queue.find("0123456789abcdef"))
+        refuses_or_reads(lambda: queue.find(lambda job: job.key == "0123456789abcdef"))
         refuses_or_reads(lambda: queue.state_of("17"))
 
 

@@ -221,7 +221,7 @@ def test_ranks_are_told_before_the_jobs_time_is_over(
             assert 1 <= seconds <= 60
             return False
 
-    monkeypatch.setattr(launch, "_seconds_left", seconds_left)
+    monkeypatch.setattr(launch, "seconds_left", seconds_left)
     process = Told()
     launch._warn_in_time(process, lambda: wanted, Never())  # type: ignore[arg-type]
     assert process.sent == (signal.SIGUSR1,)

@@ -72,6 +72,16 @@ def test_a_group_is_known_by_its_last_member(tmp_path: Path) -> None:
     assert left.comment != Job.read(script(tmp_path, **(group | {"jobid": "u-2"}))).comment
 
 
+def test_members_of_a_group_that_run_side_by_side_are_on_one_node(tmp_path: Path) -> None:
+    """Snakemake adds up what they ask for, nodes among it."""
+    asked = {"nodes": 3, "cpus_per_task": 3, "mem_mb": 300}
+    group = {"type": "group", "groupid": "text", "rule": None, "resources": asked}
+    options = Job.read(script(tmp_path, **group)).options(Path("x"))
+    assert {"--nodes=1", "--cpus-per-task=3", "--mem=300"} <= set(options)
+    alone = Job.read(script(tmp_path, resources=asked)).options(Path("x"))
+    assert "--nodes=3" in alone
+
+
 @pytest.mark.parametrize("text", ["", "#!/bin/sh\ntrue\n", "# properties = {torn\n"])
 def test_a_script_of_somebody_else_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "job.sh"

@@ -119,6 +119,10 @@ def test_a_traceback_is_shown_to_its_last_line() -> None:
     [
         ("TIMEOUT", "tune.mine", ("60:00 is over", "raise slurm.time")),
         ("TIMEOUT", "text", ("raise slurm.cpu_time",)),
+        ("TIMEOUT", "ab.mine", ("raise slurm.time",)),
+        ("TIMEOUT", "preflight_mine", ("raise preflight.seconds",)),
+        ("OUT_OF_MEMORY", "evaluate.mine", ("slurm.mem_mib",)),
+        ("CANCELLED", "ab.mine", ("the same command begins it again",)),
         ("TIMEOUT", "train.mine", ("raise slurm.warning_seconds",)),
         ("OUT_OF_MEMORY", "train.mine", ("8G per node", "slurm.mem_mib", "micro_batch_size")),
         ("OUT_OF_MEMORY", "data.mine", ("slurm.cpu_mem_mib",)),
@@ -159,6 +163,35 @@ def test_work_that_waits_or_runs_is_taken_over(
     with pytest.raises(RunConflictError, match="job 9 PENDING is at it with other settings"):
         submit.main([str(script(input=["another"]))])
     assert calls("sbatch") == 0
+
+
+def group(*members: str) -> Path:
+    """A group; Snakemake numbers it by one of its last members, and not by the same each time."""
+    path = script(type="group", groupid="text", rule=None, jobid=f"u-{members[0]}", output=[])
+    words = " ".join(f"'{member}'" for member in members)
+    path.write_text(
+        f"{path.read_text()}python -m snakemake --target-jobs {words} --allowed-rules\n"
+    )
+    return path
+
+
+def test_a_group_that_runs_is_found_by_any_of_its_members(
+    fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a Snakemake that was killed: what has ended is asked for no more."""
+    fake("sbatch", "20\n")
+    queued = Job.read(group("data:key=1", "samples:key=2", "samples:key=3"))
+    assert submitted(Path("job.sh"), capsys) == "20"
+    fake("squeue", f"20|RUNNING|{queued.comment}|node1|text\n")
+    for left in (("samples:key=2", "samples:key=3"), ("samples:key=2",), ("samples:key=3",)):
+        assert submitted(group(*left), capsys) == "20"
+    with pytest.raises(
+        RunConflictError, match=r"text: job 20 RUNNING is at a part of it\. Fix: wait"
+    ):
+        submit.main([str(group("samples:key=3", "samples:key=4"))])
+    assert calls("sbatch") == 1
+    fake("sbatch", "21\n")
+    assert submitted(group("samples:key=4"), capsys) == "21"
 
 
 def test_of_two_that_were_submitted_at_once_the_older_one_stays(
