@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from functools import wraps
 
 # Commands run with the Python that runs Snakemake, also where its environment is not active.
@@ -21,7 +22,7 @@ COMPARISON = asked.Asked(asked.take(config, sys.argv[1:]))
 SWEPT = sweep_names.take(config, sys.argv[1:])
 SWEEPS = sweep_names.sweeps()
 PIPELINE = pipeline.Pipeline(config, sweeps=SWEPT)
-ANNOUNCER = announce.Announcer(sys.argv[1:], workflow.group_settings.overwrite_groups)
+ANNOUNCER = announce.Announcer(sys.argv[1:])
 
 
 onstart:
@@ -125,9 +126,23 @@ def evaluation_for(reader):
 
     def path(wildcards):
         plan = plan_of(reader, wildcards)
-        return paths.artifact(plan.stages["evaluate"]) if PIPELINE.evaluates(plan, sys.argv) else []
+        if not PIPELINE.evaluates(plan, sys.argv):
+            return []
+        run_alone(reader)
+        return paths.artifact(plan.stages["evaluate"])
 
     return or_fail(path)
+
+
+def run_alone(stage):
+    """Have a stage be a job of its own, whatever --groups say.
+
+    The evaluation takes a GPU, which the export and the report do not: it is a job between these
+    two, and Snakemake refuses a group that another job interrupts.
+    """
+    settings = workflow.group_settings
+    groups = {rule: group for rule, group in settings.overwrite_groups.items() if rule != stage}
+    workflow.group_settings = replace(settings, overwrite_groups=groups)
 
 
 def files_for(stage):
@@ -219,7 +234,8 @@ def points_of(sweep):
 
     def page(wildcards):
         found = PIPELINE.sweep_target(sweep)
-        ANNOUNCER.announce_sweep(PIPELINE.sweep(sweep))
+        # Known only now: while rules are read, Snakemake has not looked at --groups yet.
+        ANNOUNCER.announce_sweep(PIPELINE.sweep(sweep), workflow.group_settings.overwrite_groups)
         return found
 
     return or_fail(page)

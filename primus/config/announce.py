@@ -27,9 +27,8 @@ _EXECUTOR = re.compile(r"(--profile|--executor|-e)(=(?P<name>.*))?")
 class Announcer:
     """Prints the plan of each experiment once, where a person asked Snakemake to train it."""
 
-    def __init__(self, words: Sequence[str], groups: Mapping[str, str] | None = None) -> None:
-        """`words`: Snakemake's command line. `groups`: of stages that are one job of a cluster."""
-        self._groups = groups or {}
+    def __init__(self, words: Sequence[str]) -> None:
+        """`words`: Snakemake's command line."""
         self._silent = any(_SILENT.fullmatch(word) for word in words)
         self._cluster = on_cluster(words)
         self._done: set[str] = set()
@@ -53,15 +52,19 @@ class Announcer:
             lines += [f"train: {turns.turns(s)}"] if trains else []
         print("\n  ".join(lines), file=sys.stderr, flush=True)
 
-    def announce_sweep(self, planned: PlannedSweep) -> None:
-        """Print what a sweep takes to stderr, once."""
+    def announce_sweep(self, planned: PlannedSweep, groups: Mapping[str, str]) -> None:
+        """Print what a sweep takes to stderr, once.
+
+        Args:
+            groups: by stage, of those that share a job of a cluster.
+        """
         name = f"sweep {planned.sweep.name}"
         if self._silent or name in self._done:
             return
         self._done.add(name)
         from primus.config.sweep import lines
 
-        said = lines(planned, groups=self._groups if self._cluster else None)
+        said = lines(planned, groups=groups if self._cluster else None)
         if self._cluster:
             said += turns.asks(planned.resources())
         print("\n  ".join(said), file=sys.stderr, flush=True)

@@ -278,8 +278,8 @@ def test_a_dry_run_counts_jobs_and_hours(swept: Root, capsys: pytest.CaptureFixt
     assert lines(planned, swept.path / "output/runs")[2].endswith("; 1 trained already")
     for words, said in ((["-n", "sweep_s"], True), (["--quiet", "sweep_s"], False)):
         announcer = Announcer(words)
-        announcer.announce_sweep(planned)
-        announcer.announce_sweep(planned)
+        announcer.announce_sweep(planned, {})
+        announcer.announce_sweep(planned, {})
         assert capsys.readouterr().err.count("sweep s: 4 points") == said
 
 
@@ -303,12 +303,12 @@ def test_jobs_of_a_cluster_are_counted_by_groups(
     planned = Pipeline({}, swept.path).sweep("s")
     jobs = {"text": text, "shapes": shapes, "tune": shapes, "train": 3, "results": 3}
     assert planned.submitted(GROUPS) == jobs
-    Announcer(["--profile", "slurm", "-n", "sweep_s"], GROUPS).announce_sweep(planned)
+    Announcer(["--profile", "slurm", "-n", "sweep_s"]).announce_sweep(planned, GROUPS)
     total = sum(jobs.values())
     told = f"  submitted as {total} jobs of the cluster: {text} text (tokenizer, data, samples), "
     told += f"{shapes} shapes, {shapes} tune, 3 train, 3 results (export, report)"
     assert told in capsys.readouterr().err.splitlines()
-    Announcer(["-n", "sweep_s"], GROUPS).announce_sweep(planned)
+    Announcer(["-n", "sweep_s"]).announce_sweep(planned, GROUPS)
     assert "submitted" not in capsys.readouterr().err
 
 

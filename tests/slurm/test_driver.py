@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lab import Lab, wait
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
-from project import REPOSITORY, Project
+from snakemake_call import Call, Project, queued
 
 from primus.artifacts.run import TrainManifest
 
@@ -22,65 +17,12 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 TARGET = "train_llama3_8B_tiny"
 
 
-class Call:
-    """Somebody's `snakemake --profile slurm` in a terminal."""
-
-    def __init__(self, project: Path, *arguments: str) -> None:
-        self.log = project / f"call.{len(list(project.glob('call.*')))}"
-        quickly = ("--seconds-between-status-checks", "1")
-        command = ["snakemake", "--profile", "slurm", *quickly, TARGET, *arguments]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-                cwd=project,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def says(self, words: str, seconds: float = 300.0) -> None:
-        """Wait until it has said `words`."""
-
-        self.until(lambda: words in self.said(), seconds)
-
-    def until(self, done: Callable[[], bool], seconds: float = 400.0) -> None:
-        """Wait until `done()`, as long as it runs."""
-
-        def ended_or_done() -> bool:
-            return self.process.poll() is not None or done()
-
-        wait(ended_or_done, self.said(), seconds)
-        assert done(), self.said()
-
-    def end(self, number: signal.Signals | None = None) -> int:
-        """Its exit status, after a signal if one is given."""
-        if number is not None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(timeout=300)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            pytest.fail(f"it does not end: {self.said()}")
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project(tmp_path_factory.mktemp("driver"))
     (made.path / "slurm").symlink_to("profiles/slurm")
     made.set({"train_iters": 200, "log_interval": 1, "save_interval": 100, "nproc_per_node": 2})
     return made
-
-
-def queued() -> list[str]:
-    """`number name state` of every job."""
-    command = ["squeue", "-h", "-o", "%i %j %T"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
 
 
 def train_job() -> str:
@@ -109,14 +51,14 @@ def iterations(project: Project) -> int:
     "submitted twice; every stage ends verified, and a further call does nothing",
 )
 def test_left_and_killed_it_goes_on_and_nothing_runs_twice(lab: Lab, project: Project) -> None:
-    killed = Call(project.path)
+    killed = Call(project.path, TARGET)
     killed.until(lambda: iterations(project) > 1)
     number = train_job()
     killed.end(signal.SIGKILL)
     # It stands still until both are through, however fast it trains.
     subprocess.run(["scontrol", "suspend", number], check=True)
 
-    left = Call(project.path)
+    left = Call(project.path, TARGET)
     left.says(f"job {number} SUSPENDED is at it already")
     assert f"(process {killed.process.pid} on " in left.said()
     assert "its lock is removed" in left.said()
@@ -128,7 +70,7 @@ def test_left_and_killed_it_goes_on_and_nothing_runs_twice(lab: Lab, project: Pr
 
     subprocess.run(["scontrol", "resume", number], check=True)
     wait(lambda: not queued(), "the job does not end", seconds=400)
-    back = Call(project.path)
+    back = Call(project.path, TARGET)
     assert back.end() == 0, back.said()
     (manifest,) = project.path.glob("output/runs/*/*/train.json")
     found = TrainManifest.load(manifest)
@@ -136,7 +78,7 @@ def test_left_and_killed_it_goes_on_and_nothing_runs_twice(lab: Lab, project: Pr
     assert (manifest.parent / "report.html").exists()
     assert (manifest.parent / "hf/manifest.json").exists()
     assert len(jobs_of(project)) == 5, "text, shapes, tune, train, results"
-    again = Call(project.path)
+    again = Call(project.path, TARGET)
     assert (again.end(), "Nothing to be done" in again.said()) == (0, True)
 
 
@@ -151,16 +93,16 @@ def test_a_second_one_is_refused_and_the_first_one_named(
     lab: Lab, project: Project, tmp_path: Path
 ) -> None:
     longer = ("--config", "train_iters=100000")
-    first = Call(project.path, *longer)
+    first = Call(project.path, TARGET, *longer)
     first.until(lambda: iterations(project) > 201)
     number = train_job()
 
-    second = Call(project.path, *longer)
+    second = Call(project.path, TARGET, *longer)
     assert second.end() != 0
     assert f"(process {first.process.pid} on " in second.said()
     assert "Directory cannot be locked" in second.said()
 
-    other = Call(project.path, "--config", "train_iters=200000", "--nolock")
+    other = Call(project.path, TARGET, "--config", "train_iters=200000", "--nolock")
     assert other.end() != 0
     assert f"job {number} RUNNING is at it with other settings" in other.said()
 
@@ -170,7 +112,7 @@ def test_a_second_one_is_refused_and_the_first_one_named(
             (tmp_path / name).rename(tmp_path / f"{name}.own")
         target = "profiles/slurm" if name == "slurm" else project.path / name
         (tmp_path / name).symlink_to(target)
-    third = Call(elsewhere.path, *longer)
+    third = Call(elsewhere.path, TARGET, *longer)
     assert third.end() != 0
     assert f"(SLURM job {number}) is writing to this run" in third.said()
 
