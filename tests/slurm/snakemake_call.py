@@ -29,7 +29,8 @@ class Call:
 
     def __init__(self, project: Path, *arguments: str) -> None:
         self.log = project / f"call.{len(list(project.glob('call.*')))}"
-        quickly = ("--seconds-between-status-checks", "1")
+        # Each question starts a Python for each job, on cores that the jobs are in need of.
+        quickly = ("--seconds-between-status-checks", "2")
         command = ["snakemake", "--profile", "slurm", *quickly, *arguments]
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         with self.log.open("w") as log:

@@ -38,6 +38,7 @@ def rate(job: SlurmJob, path: Path) -> float:
 )
 def test_every_point_is_a_job_and_nothing_runs_twice(lab: Lab, tmp_path: Path) -> None:
     project = cluster_project(tmp_path)
+    project.set({"nproc_per_node": 1})
     sweep = {"experiment": "llama3_8B_tiny", "points": POINTS}
     (tmp_path / "configs/sweeps/points.yaml").write_text(yaml.safe_dump(sweep))
     command = ("sweep_points", "--keep-going")
