@@ -128,6 +128,12 @@ def test_a_file_that_would_run_code(untouched: Project) -> None:
     assert not (untouched.path / "pwned").exists()
 
 
+def test_an_evaluation_is_a_job_between_those_of_export_and_report(untouched: Project) -> None:
+    """It takes a GPU, so Snakemake may not put the other two into one job around it."""
+    planned = untouched.plan("--profile", "profiles/slurm", f"eval_{EXPERIMENT}")
+    assert [planned[stage] for stage in ("train", "export", "evaluate", "report")] == [1] * 4
+
+
 def test_a_tuning_target_without_tuning(untouched: Project) -> None:
     untouched.set({"gemm_tuning": {"enabled": False}})
     result = untouched.snakemake("--dry-run", f"tune_{EXPERIMENT}")

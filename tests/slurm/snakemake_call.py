@@ -106,5 +106,5 @@ def cluster_project(path: Path) -> Project:
     made = Project(path)
     (made.path / "slurm").symlink_to("profiles/slurm")
     little = {"time": 10, "cpu_time": 5, "mem_mib": 2000, "cpu_mem_mib": 2000}
-    made.set({"slurm": little, "gemm_tuning": {"coverage": 0.1}})
+    made.set({"slurm": little, "gemm_tuning": {"budget_minutes": 0.01}})
     return made

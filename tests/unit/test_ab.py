@@ -24,6 +24,7 @@ from primus.artifacts.report import ReportManifest
 from primus.artifacts.run import RunIdentity, TrainManifest
 from primus.artifacts.steps import ProcessChoice
 from primus.config.frozen import StageSettings
+from primus.container.spec import Container
 from primus.errors import PreemptedError, TrainingError, UserError
 from primus.gemm.problem import Problem
 from primus.launch import Ranks
@@ -322,6 +323,19 @@ def test_each_segment_is_a_launch_and_sides_take_turns(tmp_path: Path, starts: S
         own = {"OVERRIDE": "file"} if side == "tuned" else {}
         assert without_stacks(ranks) == {**plain, **own}
     assert not asked.directory.exists()
+
+
+def test_segments_run_in_the_container_and_on_the_nodes_of_the_training(
+    tmp_path: Path, starts: Starts
+) -> None:
+    inside = {"runtime": "podman", "image": "an/image", "python": "python3"}
+    settings = tiny("train", nodes=2, nproc_per_node=2, global_batch_size=16, container=inside)
+    ab_segments.run_segments(comparison(tmp_path, settings=settings, rounds=1))
+    training = Container.of(settings)
+    assert training is not None
+    for ranks in starts.ranks:
+        assert ranks.container == training
+        assert (ranks.nodes, ranks.nproc_per_node, ranks.is_step) == (2, 2, True)
 
 
 def test_nothing_stays_of_a_segment_and_nobody_is_told(tmp_path: Path, starts: Starts) -> None:

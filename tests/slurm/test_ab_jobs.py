@@ -1,4 +1,4 @@
-"""`ab_<experiment>` with `--profile slurm` on the real SLURM: one job of one node or two; its ends."""
+"""`ab_<experiment>` with `--profile slurm` on the real SLURM: one node or two, and its ends."""
 
 from __future__ import annotations
 
