@@ -115,6 +115,12 @@ def leave() -> None:
     _note().unlink(missing_ok=True)
 
 
+def began() -> float | None:
+    """When the Snakemake by whose doing this process runs was started; None where there is none."""
+    parents = psutil.Process().parents()
+    return next((p.create_time() for p in parents if _note(p.pid).exists()), None)
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -123,8 +129,8 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _note() -> Path:
-    return NOTES / f"{socket.gethostname()}.{os.getpid()}.json"
+def _note(pid: int | None = None) -> Path:
+    return NOTES / f"{socket.gethostname()}.{pid or os.getpid()}.json"
 
 
 def _read(path: Path) -> Driver | None:

@@ -82,7 +82,8 @@ class Job:
     Attributes:
         name: rule and owner, for people: `train.llama3_8B`.
         key: hash of the working directory and of what the job makes; equal for the same work.
-        inputs: hash of what it reads, frozen settings among it: how far to train, say.
+        inputs: hash of what it reads, frozen settings among it: how far to train, say; and of
+            keys that stand on its command line alone, those of a comparison of kernels.
         threads: cores per node.
         resources: by Snakemake's names.
         members: what it runs, as Snakemake writes it (`train:experiment=mine,key=…`); several of a
@@ -136,7 +137,7 @@ class Job:
         return cls(
             name=_NAME.sub("_", f"{rule}.{owner}" if owner else rule),
             key=key_of(rule, [content.get("jobid")] if group else content.get("output") or []),
-            inputs=ANY_INPUTS if group else _digest(sorted(content.get("input") or [])),
+            inputs=ANY_INPUTS if group else _digest(_read_by(content)),
             threads=int(content.get("threads", 1)),
             resources=resources,
             members=members,
@@ -185,6 +186,14 @@ def made_by(script: Path) -> tuple[frozenset[str], bool]:
         return frozenset(map(str, content.get("output") or ())), content.get("type") == "group"
     except (OSError, ValueError, TypeError, AttributeError):
         return frozenset(), False
+
+
+def _read_by(content: Any) -> list[str]:
+    """The files that a job reads, and the values of keys; flags with files are lists."""
+    given = content.get("params") or {}
+    keys = {n: v for n, v in given.items() if n != "options" and isinstance(v, str)}
+    files = sorted(content.get("input") or [])
+    return [*files, *(f"{name}={value}" for name, value in sorted(keys.items()))]
 
 
 def members_of(script: Path) -> frozenset[str]:

@@ -53,6 +53,10 @@ if [ -e "$PRIMUS_SLURM_AGAIN" ] && scontrol requeue "$SLURM_JOB_ID"; then
     # The controller ends this turn; what is noted now would be taken for the job's end.
     sleep 60
 fi
+if [ "$status" = 0 ]; then
+    echo "$SLURM_JOB_ID" > {done}.tmp
+    mv {done}.tmp {done}
+fi
 echo "$status" > "$end.tmp"
 mv "$end.tmp" "$end"
 exit "$status"
@@ -86,6 +90,7 @@ def _keep_script(job: Job, jobscript: Path) -> Path:
                 name=job.name,
                 directory=shlex.quote(str(directory)),
                 jobscript=shlex.quote(str(inner)),
+                done=shlex.quote(str(directory / f"{stem}.done")),
             )
         )
     return outer
@@ -136,6 +141,9 @@ def _submit_once(job: Job, jobscript: Path) -> str:
     at_it = _at_it(job)
     if at_it:
         return _take_over(job, at_it)
+    ended = _just_ended(job)
+    if ended is not None:
+        return ended
     LOGS.mkdir(parents=True, exist_ok=True)
     options = job.options(LOGS / f"{job.name}.%j.log")
     command = ["sbatch", "--parsable", *options, str(_keep_script(job, jobscript))]
@@ -182,6 +190,26 @@ def _take_over(job: Job, at_it: Sequence[queue.QueuedJob]) -> str:
         f"{job.name}: {found} {complaint}. Fix: wait for it, or stop it with "
         f"scancel {found.number}; then type the command again"
     )
+
+
+def _just_ended(job: Job) -> str | None:
+    """The job that has done this work since Snakemake looked at what was there; None without one.
+
+    As after a Snakemake that was killed: the next one plans while the jobs of the last one end.
+    """
+    from primus import driver  # which few submissions need
+
+    for note in DIRECTORY.glob("*.done"):
+        members = members_of(note.with_suffix(".jobscript.sh"))
+        group = note.stem.endswith(f".{ANY_INPUTS}") and job.members and job.members <= members
+        if not group and note.stem != f"{job.key}.{job.inputs}":
+            continue
+        began = driver.began()
+        if began is not None and note.stat().st_mtime >= began:
+            number = note.read_text(encoding="ascii").strip()
+            print(f"{job.name}: job {number} has just ended, and has done it", file=sys.stderr)
+            return number
+    return None
 
 
 def _first(job: Job, mine: str) -> str:

@@ -99,3 +99,12 @@ def test_a_note_stands_from_the_first_job_to_the_last(locked: Path) -> None:
     assert (content["pid"], content["cluster"]) == (os.getpid(), True)
     driver.leave()
     assert not path.exists()
+
+
+def test_a_process_knows_when_the_snakemake_above_it_began(locked: Path) -> None:
+    assert driver.began() is None
+    mine = psutil.Process().parent()
+    assert mine is not None
+    driver.NOTES.mkdir(parents=True)
+    (driver.NOTES / f"{socket.gethostname()}.{mine.pid}.json").touch()
+    assert driver.began() == mine.create_time()

@@ -64,6 +64,16 @@ def test_equal_work_has_an_equal_comment(tmp_path: Path) -> None:
     assert (one.key, one.comment != further.comment) == (further.key, True)
 
 
+def test_keys_on_the_command_line_alone_tell_jobs_apart(tmp_path: Path) -> None:
+    """As `ab.rounds`, which no frozen settings hold; an option of the run is no such key."""
+    params = {"options": "{}", "weights": [], "rounds": "6", "steps": "4"}
+    one = Job.read(script(tmp_path, rule="ab", params=params))
+    more = Job.read(script(tmp_path, rule="ab", params=params | {"rounds": "12"}))
+    other = Job.read(script(tmp_path, rule="ab", params=params | {"options": '{"x": 1}'}))
+    assert (one.key, one.inputs) == (other.key, other.inputs)
+    assert (one.key, one.inputs != more.inputs) == (more.key, True)
+
+
 def test_a_group_is_known_by_its_last_member(tmp_path: Path) -> None:
     group = {"type": "group", "groupid": "text", "rule": None, "wildcards": None, "jobid": "u-1"}
     all_three = Job.read(script(tmp_path, **group, output=["a", "b", "c"]))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from primus import driver
 from primus.errors import RunConflictError, UnavailableError
 from primus.slurm import cancel, queue, states, status, submit
 from primus.slurm.job import Job
@@ -192,6 +193,28 @@ def test_a_group_that_runs_is_found_by_any_of_its_members(
     assert calls("sbatch") == 1
     fake("sbatch", "21\n")
     assert submitted(group("samples:key=4"), capsys) == "21"
+
+
+def test_what_has_ended_since_snakemake_began_is_not_done_again(
+    fake: Fake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked at what is there before; the job of one before it ended a moment later."""
+    fake("sbatch", "20\n")
+    for wanted in (script, lambda: group("samples:key=2", "samples:key=3")):
+        path = wanted()
+        assert submitted(path, capsys) == "20"
+        job = Job.read(path)
+        done = submit.DIRECTORY / f"{job.key}.{job.inputs}.done"
+        assert f"> {done.resolve()}.tmp" in done.with_suffix(".sh").read_text()
+        done.write_text("20\n")
+    fake("sbatch", "21\n")
+    ended = done.stat().st_mtime
+    for began, number in ((ended - 1, "20"), (ended + 1, "21"), (None, "21")):
+        monkeypatch.setattr(driver, "began", lambda began=began: began)
+        assert submitted(script(), capsys) == number
+        assert submitted(group("samples:key=3"), capsys) == number
+        assert submitted(script(input=["another"]), capsys) == "21"
+        assert submitted(group("samples:key=4"), capsys) == "21"
 
 
 def test_of_two_that_were_submitted_at_once_the_older_one_stays(
