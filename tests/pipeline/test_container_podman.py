@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from podman_here import Podman
+from test_ab_stage import compared, plant
 from trainer_run import Bench, Run
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -127,3 +130,24 @@ def test_an_image_that_is_not_there_is_one_line(podman: Podman, bench: Bench) ->
     assert status == 2, output
     assert "container.image = localhost/no-such-image:1: podman did not start it" in output
     assert "Traceback" not in output
+
+
+def test_a_comparison_of_kernels_trains_in_containers(
+    podman: Podman, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of both sides, as the ranks of its training do."""
+    program = shutil.which("podman")
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "podman"
+    wrapper.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\nexec {program} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
+    plant(tmp_path / "tuned.jsonl", "split_k", "rounding")
+    keys = podman.settings()
+    keys["mounts"] += [f"{place}:{place}" for place in (bench.path, tmp_path)]
+    made, _ = compared(bench, tmp_path, 1, nproc_per_node=2, global_batch_size=8, container=keys)
+    assert [one.served > 0 for one in made.segments] == [False, True]
+    assert made.losses.agree is True
+    runs = [line for line in (tmp_path / "calls").read_text().splitlines() if line[:4] == "run "]
+    assert sum("primus.ab_rank" in line for line in runs) == 2
+    assert podman.containers() == []
