@@ -29,7 +29,7 @@ DEMO := llama3_8B_tiny
 SECONDS := 600
 QUICK_TESTS := $(wildcard tests/unit tests/config tests/golden tests/contract)
 # The longest first, because only a few run at a time.
-SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,job_faults rank_faults driver training jobs preflight tuning)
+SLURM_TESTS := $(patsubst %,tests/slurm/test_%.py,job_faults rank_faults driver sweep ab_jobs training jobs preflight tuning)
 SLURM_TESTS += $(filter-out $(SLURM_TESTS),$(wildcard tests/slurm/test_*.py))
 SMK_FILES := $(wildcard Snakefile rules/*.smk)
 

@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 TARGET = "ab_llama3_8B_tiny"
 SHORT = {"rounds": 1, "warm_up_steps": 1, "steps_per_segment": 1}
+# A Snakemake that ends removes the directory of locks, also under one that is about to lock.
+BESIDE = ("--nolock",)
 TWO = ("--config", "nodes=2", "nproc_per_node=1")
 
 
@@ -107,7 +109,7 @@ def is_whole(made: AbManifest, *, nodes: int) -> None:
 def test_a_comparison_that_is_cancelled_half_way_begins_again_in_one_job(
     cluster: Lab, limited: Limited, project: Project
 ) -> None:
-    call = Call(project.path, TARGET)
+    call = Call(project.path, TARGET, *BESIDE)
     call.until(lambda: bool(list(project.path.glob("output/ab/*/*/segments/000-default/seg*"))))
     key = key_of(project, limited.key)
     (half,) = jobs(project, nodes=1)
@@ -117,7 +119,7 @@ def test_a_comparison_that_is_cancelled_half_way_begins_again_in_one_job(
     assert "Fix: the same command begins it again" in call.said()
     nothing_is_left_of(key, project)
 
-    again = Call(project.path, TARGET)
+    again = Call(project.path, TARGET, *BESIDE)
     assert again.end() == 0, again.said()
     (_, job) = jobs(project, nodes=1)
     asked = {name: job.fields[name] for name in ("CPUs/Task", "MinMemoryNode", "TimeLimit")}
