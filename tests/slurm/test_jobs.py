@@ -59,16 +59,6 @@ def test_work_that_is_submitted_twice_at_once_is_one_job(submit: Submit, tmp_pat
     run("scancel", *numbers)
 
 
-def test_a_job_that_exceeds_its_time_has_failed(submit: Submit) -> None:
-    job = submit("sleep 300", slurm_partition="short", runtime=1)
-    wait(
-        lambda: status(job) == "running" and "RUNNING" in run("squeue", "-h", "-j", job, "-o%T"), ""
-    )
-    run("scontrol", "update", f"jobid={job}", "timelimit=0:01")
-    ends(job, "failed", seconds=90)
-    assert "TIMEOUT" in call("status", job).stderr
-
-
 def test_a_controller_that_is_away_costs_nothing(lab: Lab, submit: Submit) -> None:
     job = submit("sleep 2")
     lab.stop_controller()
