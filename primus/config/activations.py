@@ -99,7 +99,7 @@ def layer_tensors(s: Any, with_experts: bool) -> Mapping[str, float]:
     kept["rest"] += tokens / tp * values * width
     if with_experts:
         return kept | _expert_tensors(s, tokens, own)
-    return kept | {"mlp": tokens / tp * (_branches(s) + 1) * s.ffn_hidden_size * width}
+    return kept | {"mlp": tokens / tp * _inner(s) * s.ffn_hidden_size * width}
 
 
 def _expert_tensors(s: Any, tokens: float, own: float) -> dict[str, float]:
@@ -112,7 +112,7 @@ def _expert_tensors(s: Any, tokens: float, own: float) -> dict[str, float]:
         "moe": own * s.num_experts * _ROUTER
         + sent * s.hidden_size * width
         + _branches(s) * expert
-        + (_branches(s) + 1) * shared,
+        + _inner(s) * shared,
         "moe_act": expert,
     }
 
@@ -214,6 +214,15 @@ def _tokens(s: Any) -> float:
 
 def _width(s: Any) -> int:
     return 2 if s.bf16 or s.fp16 else 4
+
+
+def _inner(s: Any) -> int:
+    """How many tensors as wide as ffn_hidden_size a feed-forward layer keeps.
+
+    Our own gated layer makes what it multiplies again, from the two branches.
+    """
+    local = s.platform == "cpu" or s.transformer_impl == "local"
+    return 2 if s.swiglu and local else _branches(s) + 1
 
 
 def _branches(s: Any) -> int:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from primus.trainer.kernels import scaled_swiglu
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear, grouped_linear
-from primus.trainer.mlp import SwiGLUMLP
+from primus.trainer.mlp import SwiGLUMLP, feed_forward_spec
 from primus.trainer.routing import Router
 
 
@@ -70,7 +70,7 @@ class Experts(SequentialMLP):
 
 
 class SharedExperts(SharedExpertMLP, SwiGLUMLP):
-    """The experts that see every token, with one compiled activation."""
+    """The experts that see every token."""
 
 
 class Dispatcher(MoEAlltoAllTokenDispatcher):
@@ -199,8 +199,8 @@ def expert_layer_spec(config: Any) -> ModuleSpec:
         submodules=MoESubmodules(
             router=Router,
             experts=ModuleSpec(module=Experts if gated else SequentialMLP, submodules=linears),
-            shared_experts=ModuleSpec(
-                module=SharedExperts if gated else SharedExpertMLP, submodules=linears
+            shared_experts=feed_forward_spec(
+                gated=gated, gated_module=SharedExperts, module=SharedExpertMLP
             ),
         ),
     )

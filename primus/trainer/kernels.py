@@ -92,34 +92,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 @torch.compile(dynamic=False)
-def _swiglu(x: Tensor) -> Tensor:
+def swiglu(x: Tensor) -> Tensor:
+    """`silu(gate) * up` where `x` is (..., 2·ffn) with gate and up side by side; no graph."""
     gate, up = x.chunk(2, -1)
-    return F.silu(gate) * up
+    return gate * torch.sigmoid(gate) * up
 
 
 @torch.compile(dynamic=False)
-def _swiglu_backward(grad: Tensor, x: Tensor) -> Tensor:
+def swiglu_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of `x`, and what `swiglu` made of it once more: both in one pass."""
     gate, up = x.chunk(2, -1)
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
-    return torch.cat((grad * up * (sigmoid + silu * (1 - sigmoid)), grad * silu), -1)
-
-
-class _SwiGLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return _swiglu(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _swiglu_backward(grads[0], *ctx.saved_tensors)
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """`silu(gate) * up` where `x` is (..., 2·ffn) with gate and up side by side."""
-    y: Tensor = _SwiGLU.apply(x)  # type: ignore[no-untyped-call]
-    return y
+    dx = torch.cat((grad * up * (sigmoid + silu * (1 - sigmoid)), grad * silu), -1)
+    return dx, silu * up
 
 
 @torch.compile(dynamic=True)

@@ -12,7 +12,6 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.multi_token_prediction import (
     MultiTokenPredictionBlockSubmodules,
     MultiTokenPredictionLayer,
@@ -37,7 +36,7 @@ from primus.trainer.experts import expert_layer_spec
 from primus.trainer.kernels import rms_norm
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear
 from primus.trainer.mla import LatentSelfAttention, RotaryTable
-from primus.trainer.mlp import SwiGLUMLP
+from primus.trainer.mlp import feed_forward_spec
 
 
 class RMSNorm(nn.Module):
@@ -75,10 +74,7 @@ def _attention_spec(config: Any) -> ModuleSpec:
 
 def layer_spec(config: Any, attention: ModuleSpec, *, experts: bool) -> ModuleSpec:
     """One transformer layer with that attention, dense or with experts."""
-    dense = ModuleSpec(
-        module=SwiGLUMLP if config.gated_linear_unit else MLP,
-        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
-    )
+    dense = feed_forward_spec(gated=config.gated_linear_unit)
     # The names that transformer-engine gives where it fuses a norm with the layer after it, so
     # that checkpoints fit both.
     names = {}

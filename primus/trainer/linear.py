@@ -53,6 +53,28 @@ class TorchGemm:
         return self
 
 
+def weight_gradient(
+    gemm: Gemm, weight: Tensor, main_grad: Tensor | None, grad: Tensor, rows: Tensor
+) -> Tensor:
+    """The gradient of a weight (out, in), added into its `main_grad` if it has one.
+
+    Args:
+        grad: (tokens, out). rows: (tokens, in). No GEMM library is asked for none of them.
+
+    Returns:
+        what autograd is to be given.
+    """
+    if main_grad is None:
+        return gemm.mm(grad.t(), rows) if rows.shape[0] else torch.zeros_like(weight)
+    if rows.shape[0]:
+        gemm.mm_accumulate(grad.t(), rows, main_grad)
+    # Megatron's gradient hook must still fire. It leaves this tensor alone, but for a weight that
+    # is also the embedding: that one's gradient is added to this tensor.
+    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+    tied = getattr(weight, "zero_out_wgrad", False)
+    return torch.zeros_like(weight) if tied else torch.empty_like(weight)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, gemm: Gemm) -> Tensor:
@@ -73,15 +95,7 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             drows = gemm.mm(grad, weight)
         if ctx.needs_input_grad[1]:
-            if ctx.main_grad is None:
-                dweight = gemm.mm(grad.t(), rows)
-            else:
-                gemm.mm_accumulate(grad.t(), rows, ctx.main_grad)
-                # Megatron's gradient hook must still fire. It leaves this tensor alone, but for a
-                # weight that is also the embedding: that one's gradient is added to this tensor.
-                weight.grad_added_to_main_grad = True
-                tied = getattr(weight, "zero_out_wgrad", False)
-                dweight = torch.zeros_like(weight) if tied else torch.empty_like(weight)
+            dweight = weight_gradient(gemm, weight, ctx.main_grad, grad, rows)
         return drows, dweight, grad.sum(0) if ctx.use_bias else None, None
 
 
@@ -123,7 +137,7 @@ class _GroupedLinear(torch.autograd.Function):
             strict=True,
         )
         summing = gemm.varying("k")
-        return drows, None, None, *(_weight_grad(summing, *part) for part in parts)
+        return drows, None, None, *(weight_gradient(summing, *part) for part in parts)
 
 
 def _per_group(
@@ -134,18 +148,6 @@ def _per_group(
     # No GEMM library is asked for a product without rows.
     products = [gemm.mm(part, matrix) for part, matrix in parts if part.shape[0]]
     return torch.cat(products) if products else rows.new_empty(0, matrices[0].shape[1])
-
-
-def _weight_grad(
-    gemm: Gemm, weight: Tensor, main_grad: Tensor | None, grad: Tensor, rows: Tensor
-) -> Tensor:
-    if main_grad is None:
-        return gemm.mm(grad.t(), rows) if rows.shape[0] else torch.zeros_like(weight)
-    if rows.shape[0]:
-        gemm.mm_accumulate(grad.t(), rows, main_grad)
-    # As in `_Linear`: the hook must fire, and leaves this tensor alone.
-    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
-    return torch.empty_like(weight)
 
 
 def grouped_linear(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from primus.trainer.linear import TorchGemm, grouped_linear, linear
+from primus.trainer.mlp import gated_linear
 
 
 class Counting(TorchGemm):
@@ -140,3 +141,37 @@ def test_a_grouped_layer_without_rows_still_has_a_backward() -> None:
     assert rows.grad is not None
     assert rows.grad.shape == (0, 12)
     assert all(weight.grad is not None and not weight.grad.any() for weight in weights)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("buffered", [False, True], ids=["grad", "main_grad"])
+def test_gated_linear_keeps_only_what_it_was_given(buffered: bool) -> None:
+    torch.manual_seed(5)
+    wide = torch.randn(5, 2, 24, requires_grad=True)
+    weight = torch.randn(7, 12, requires_grad=True)
+    if buffered:
+        weight.main_grad = torch.full((7, 12), 0.5)  # type: ignore[attr-defined]
+    gemm, kept = Counting(), list[Tensor]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = gated_linear(wide, weight, gemm)
+    storages = {tensor.untyped_storage().data_ptr() for tensor in kept}
+    assert storages == {t.untyped_storage().data_ptr() for t in (wide, weight)}
+
+    exact_wide, exact_weight = (t.detach().double().requires_grad_() for t in (wide, weight))
+    gate, up = exact_wide.chunk(2, -1)
+    wanted = F.linear(F.silu(gate) * up, exact_weight)
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    wanted.backward(grad.double())
+    found = weight.main_grad - 0.5 if buffered else weight.grad  # type: ignore[attr-defined]
+    for ours, exact in ((y, wanted), (wide.grad, exact_wide.grad), (found, exact_weight.grad)):
+        assert ours is not None
+        assert exact is not None
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+    accumulating = "mm_accumulate" if buffered else "mm"
+    assert [kind for kind, *_ in gemm.calls] == ["mm", "mm", accumulating]
