@@ -85,6 +85,7 @@ def _card(
         experiment=run.experiment,
         key=run.key,
         wanted=untuned | saved.settings | run.settings,
+        iteration=saved.iteration,
         commit=saved.code_commit,
         dirty=saved.code_dirty,
     )

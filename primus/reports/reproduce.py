@@ -35,6 +35,7 @@ def reproduction(inputs: Inputs, root: Path = Path()) -> Reproduction:
         experiment=inputs.train.experiment,
         key=inputs.train.key,
         wanted=run_values(inputs),
+        iteration=inputs.train.iteration,
         commit=code.code_commit,
         dirty=code.code_dirty,
         root=root,
@@ -46,6 +47,7 @@ def reproduce(
     experiment: str,
     key: str,
     wanted: Mapping[str, Any],
+    iteration: int,
     commit: str,
     dirty: bool,
     root: Path = Path(),
@@ -55,8 +57,11 @@ def reproduce(
     Args:
         key: of the run.
         wanted: what is known of the settings that its stages read.
+        iteration: how far it went; that is further than a `train_iters` that was lowered since.
         commit, dirty: of the code that trained it.
     """
+    if iteration > wanted.get("train_iters", iteration):
+        wanted = {**wanted, "train_iters": iteration}
     overrides, caveat = _overrides(experiment, key, wanted, root)
     target = f"snakemake {shlex.quote(f'train_{experiment}')}"
     if overrides:

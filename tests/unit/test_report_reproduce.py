@@ -35,7 +35,8 @@ def run_with(tmp_path: Path, overrides: dict[str, Any], **train: Any) -> Inputs:
         for name in closure(settings, "report")
     ]
     inputs = read_inputs(write_run(tmp_path))
-    manifest = inputs.train.model_copy(update={"key": stages["train"].key} | train)
+    made = {"key": stages["train"].key, "iteration": settings.train_iters}
+    manifest = inputs.train.model_copy(update=made | train)
     return replace(inputs, train=manifest, settings=frozen)
 
 
@@ -66,6 +67,14 @@ def test_the_command_resolves_to_the_identity_of_the_run(
     }
     again = load(EXPERIMENT, values, root=ROOT, stages=()).settings
     assert identities(again)["train"].key == inputs.train.key
+
+
+@pytest.mark.parametrize(("iteration", "asked"), [(160, " --config train_iters=160"), (120, "")])
+def test_the_command_goes_as_far_as_the_run_did(tmp_path: Path, iteration: int, asked: str) -> None:
+    """Of a run that went further before train_iters was lowered again."""
+    inputs = run_with(tmp_path, {}, iteration=iteration)
+    found = reproduction(inputs, ROOT)
+    assert found.commands[-1] == f"snakemake train_{EXPERIMENT}{asked}"
 
 
 def test_it_says_when_the_files_no_longer_give_the_run(tmp_path: Path) -> None:
