@@ -157,8 +157,9 @@ def _prune(run: Path, args: argparse.Namespace) -> None:
 
 
 def _export(run: Path, args: argparse.Namespace) -> None:
-    from primus.export_checkpoint import export_checkpoint
+    from primus.export_checkpoint import export_checkpoint, require_vacant
 
+    require_vacant(args.output)
     identity, root = RunIdentity.load(run / "run.json"), run / "checkpoints"
     found = {directory.iteration_of(path): path for path in reversed(directory.newest_first(root))}
     if not found or (args.iteration is not None and args.iteration not in found):

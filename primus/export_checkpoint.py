@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import CheckpointManifest, RunIdentity, TrainManifest
 from primus.artifacts.tokens import TokenizerManifest
 from primus.config.frozen import Values, with_defaults
-from primus.errors import DataError
+from primus.config.problems import listed
+from primus.errors import ArtifactError, DataError, UserError
 from primus.files import atomic_write, replace_directory, sha256_file
 from primus.huggingface.card import README, CardFacts, Stated, model_card
+from primus.huggingface.directory import INDEX
 from primus.huggingface.write import Written, write_model
 from primus.reports.reproduce import reproduce
 from primus.trainer.checkpoint_directory import verify
@@ -34,7 +37,7 @@ def export_checkpoint(
         DataError: the tokenizer is not the one of the run.
         ArtifactError: the checkpoint or the tokenizer is damaged.
     """
-    tokenizer, directory = TokenizerManifest.load(tokenizer_path), output.parent
+    tokenizer, directory = TokenizerManifest.load(tokenizer_path), output.parent.resolve()
     if tokenizer.fingerprint != run.tokenizer_fingerprint:
         raise DataError(
             f"{tokenizer_path}: fingerprint = {tokenizer.fingerprint}, but the run was trained "
@@ -52,8 +55,9 @@ def export_checkpoint(
         with atomic_write(temporary / README) as stream:
             stream.write(_card(run, saved, settings, written, tokenizer, stated or Stated()))
         files = {path.name: FileRecord.of(path) for path in sorted(temporary.iterdir())}
-        # An older one is replaced: it can be made again from its checkpoint.
-        replace_directory(temporary, directory)
+        # An older export is replaced: it can be made again from its checkpoint. What somebody put
+        # beside it cannot.
+        replace_directory(temporary, directory, superseded=_of_an_export)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     manifest = ExportManifest(
@@ -68,7 +72,38 @@ def export_checkpoint(
         files=files,
     )
     manifest.save(output)
-    print(f"{directory}: {written.parameters:,} numbers in {written.dtype} from {checkpoint.name}")
+    print(
+        f"{output.parent}: {written.parameters:,} numbers in {written.dtype} from {checkpoint.name}"
+    )
+
+
+def require_vacant(directory: Path) -> None:
+    """Look that an export into `directory` replaces nothing but an export.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if not directory.resolve().name or Path.cwd().is_relative_to(directory.resolve()):
+        raise UserError(f"{directory}: is the directory of this command. Fix: name a new one")
+    if not os.path.lexists(directory):
+        return
+    if not directory.is_dir():
+        raise UserError(f"{directory}: is no directory. Fix: name a new one")
+    names = {path.name for path in directory.iterdir()}
+    try:
+        own = {"manifest.json", *ExportManifest.load(directory / "manifest.json").files}
+    except ArtifactError:
+        own = set()
+    if others := sorted(names - own):
+        raise UserError(
+            f"{directory}: holds {listed(others)}, which is not of an export by this command. "
+            "Fix: name a new directory"
+        )
+
+
+def _of_an_export(name: str) -> bool:
+    """Whether an export of other shards may have written it, and a reader take it for a part."""
+    return name in ("manifest.json", INDEX) or name.endswith(".safetensors")
 
 
 def _card(

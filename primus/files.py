@@ -65,12 +65,49 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def replace_directory(finished: Path, directory: Path) -> None:
-    """Rename `finished` to `directory`; one that is there is removed first."""
+def replace_directory(finished: Path, directory: Path, superseded: Callable[[str], bool]) -> None:
+    """Rename `finished` to `directory`, on the disk; what others put into the old one moves along.
+
+    The old one is set aside meanwhile, as a hidden directory; one that was left so by a process
+    that was killed counts as the old one.
+
+    Args:
+        finished: gets whatever the old one has besides.
+        superseded: whether what has this name in the old one is dropped, although `finished` has
+            nothing of the name.
+    """
+    aside = directory.with_name(f".{directory.name}.old")
+    if aside.exists() and not directory.exists():
+        os.rename(aside, directory)
+    shutil.rmtree(aside, ignore_errors=True)
+    mine = {path.name for path in finished.iterdir()}
+    for path in sorted(directory.iterdir()) if directory.exists() else []:
+        if path.name not in mine and not superseded(path.name):
+            _link(path, finished / path.name)
+    for path in finished.iterdir():
+        if path.name in mine:
+            os.chmod(path, 0o666 & ~umask())
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+    fsync_directory(finished)
     if directory.exists():
-        shutil.rmtree(directory)
+        os.rename(directory, aside)
     os.rename(finished, directory)
     fsync_directory(directory.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no such thing."""
+    if source.is_dir() and not source.is_symlink():
+        target.mkdir()
+        for path in source.iterdir():
+            _link(path, target / path.name)
+        return
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def require_writable(directory: Path) -> None:

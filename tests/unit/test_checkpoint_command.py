@@ -141,6 +141,24 @@ def test_export_of_what_is_not_there(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("mine", r"mine: holds notes\.txt, which is not of an export.*Fix: "),
+        (".", r"\.: is the directory of this command. Fix: "),
+        ("..", r"\.\.: is the directory of this command. Fix: "),
+        ("mine/notes.txt", r"mine/notes\.txt: is no directory. Fix: "),
+    ],
+)
+def test_an_export_replaces_nothing_of_the_users(run: Path, output: str, message: str) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("a note")
+    with pytest.raises(UserError, match=message):
+        checkpoint.main(["export", "small", "--output", output])
+    assert Path("mine/notes.txt").read_text() == "a note"
+    assert len(saved(run)) == 5
+
+
+@pytest.mark.parametrize(
     "arguments", [["prune", "small"], ["prune", "small", "--keep-last", "0"], ["shred", "small"]]
 )
 def test_wrong_arguments_have_status_2(arguments: list[str]) -> None:

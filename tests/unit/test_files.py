@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from primus.files import atomic_write, parse_json
+from primus.files import atomic_write, parse_json, replace_directory
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -56,3 +56,16 @@ def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
 
 def test_whole_characters_pass() -> None:
     assert parse_json('"\\ud83d\\ude00 é"') == "😀 é"
+
+
+def test_a_directory_set_aside_by_a_killed_process_is_the_old_one(tmp_path: Path) -> None:
+    """Killed between two renames: what others had put there is under the hidden name only."""
+    (tmp_path / ".hf.old").mkdir()
+    (tmp_path / ".hf.old/notes.txt").write_text("a note")
+    (tmp_path / ".hf.old/config.json").write_text("old")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/config.json").write_text("new")
+    replace_directory(tmp_path / "new", tmp_path / "hf", superseded=lambda name: False)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    texts = {path.name: path.read_text() for path in (tmp_path / "hf").iterdir()}
+    assert texts == {"notes.txt": "a note", "config.json": "new"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -175,14 +176,48 @@ def test_the_tokenizer_loads_and_gives_the_text_back(tmp_path: Path, tokenizer: 
     assert loaded.eos_token_id == config["eos_token_id"]
 
 
-def test_exporting_again_replaces_the_directory(tmp_path: Path, tokenizer: Path) -> None:
+def test_exporting_again_replaces_the_model_and_keeps_what_others_put_there(
+    tmp_path: Path, tokenizer: Path
+) -> None:
     exported = Exported(tmp_path, tokenizer)
     first = exported.export()
-    (exported.directory / "old").write_text("of an older export")
+    (exported.directory / "model.gguf").write_text("converted by somebody")
+    (exported.directory / "notes").mkdir()
+    (exported.directory / "notes/a.txt").write_text("a note")
+    (exported.directory / "model-00001-of-00002.safetensors").write_text("of an older export")
+    (exported.directory / "README.md").write_text("edited")
     assert exported.export().files == first.files
-    assert not (exported.directory / "old").exists()
     for name, record in first.files.items():
         record.verify(exported.directory / name)
+    others = {path.name for path in exported.directory.iterdir()} - first.files.keys()
+    assert others == {"manifest.json", "model.gguf", "notes"}
+    assert (exported.directory / "model.gguf").read_text() == "converted by somebody"
+    assert (exported.directory / "notes/a.txt").read_text() == "a note"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_export_behind_a_link_stays_there(tmp_path: Path, tokenizer: Path) -> None:
+    exported = Exported(tmp_path, tokenizer)
+    (tmp_path / "disk/hf").mkdir(parents=True)
+    exported.directory.symlink_to(tmp_path / "disk/hf")
+    exported.export()
+    exported.export()
+    assert exported.directory.is_symlink()
+    assert (tmp_path / "disk/hf/model.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_whoever_may_read_the_card_may_read_the_weights(
+    tmp_path: Path, tokenizer: Path, mask: int, mode: int
+) -> None:
+    exported = Exported(tmp_path, tokenizer)
+    before = os.umask(mask)
+    try:
+        files = exported.export().files
+    finally:
+        os.umask(before)
+    assert {(exported.directory / name).stat().st_mode & 0o777 for name in files} == {mode}
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, tokenizer: Path) -> None:
