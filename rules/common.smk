@@ -108,7 +108,17 @@ def of_digest(value):
 
 def frozen(stage, reader):
     """The frozen settings of `stage` in the experiment for which `reader` runs."""
-    return or_fail(lambda wildcards: paths.settings_file(plan_of(reader, wildcards).stages[stage]))
+
+    def path(wildcards):
+        made = plan_of(reader, wildcards).stages[stage]
+        before = extents.elsewhere(made, PIPELINE.root) if stage == reader else None
+        if before is not None:
+            # As --forcerun does: whatever Snakemake's record of the job says.
+            workflow.dag.forcefiles.add(paths.artifact(made))
+            ANNOUNCER.announce_extent(made, before)
+        return paths.settings_file(made)
+
+    return or_fail(path)
 
 
 def made_by(stage, reader):
@@ -157,7 +167,7 @@ def all_frozen(reader):
 
 def extent(stage):
     """How far to go, as tracked `key=value` lines: a dry run prints which value changed."""
-    return or_fail(lambda wildcards: extents.extent_lines(plan_of(stage, wildcards).stages[stage]))
+    return or_fail(lambda wildcards: extents.lines(plan_of(stage, wildcards).stages[stage].extent))
 
 
 def options(stage):

@@ -6,9 +6,11 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from primus.config import summary, turns
+from primus.config import extent, summary, turns
+from primus.config.identity import StageKey
+from primus.config.paths import artifact
 from primus.config.pipeline import Plan
 
 if TYPE_CHECKING:
@@ -51,6 +53,18 @@ class Announcer:
             lines += turns.asks(asked)
             lines += [f"train: {turns.turns(s)}"] if trains else []
         print("\n  ".join(lines), file=sys.stderr, flush=True)
+
+    def announce_extent(self, made: StageKey, before: Mapping[str, Any]) -> None:
+        """Print to stderr, once, that an artefact goes on.
+
+        Args:
+            before: the extent to which it went.
+        """
+        path = artifact(made)
+        if not self._silent and path not in self._done:
+            self._done.add(path)
+            have, want = (", ".join(extent.lines(one)) for one in (before, made.extent))
+            print(f"{path}: has {have}, wanted is {want}", file=sys.stderr, flush=True)
 
     def announce_sweep(self, planned: PlannedSweep, groups: Mapping[str, str]) -> None:
         """Print what a sweep takes to stderr, once.

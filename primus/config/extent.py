@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from primus.config.identity import StageKey
-from primus.config.paths import artifact, settings_file
+from primus.config.paths import artifact
 from primus.errors import UserError
 from primus.files import read_json
 
@@ -27,25 +26,20 @@ def recorded(names: Mapping[str, Any], path: Path) -> Mapping[str, Any] | None:
         return None
 
 
-def renew(made: StageKey, root: Path) -> None:
-    """Let frozen settings count as new where the artefact beside them went to another extent.
+def elsewhere(made: StageKey, root: Path) -> Mapping[str, Any] | None:
+    """The extent of the artefact that is there, where another one is wanted now; otherwise None.
 
-    Snakemake compares the extent with its own record of the job. Of a job that ended while no
-    Snakemake waited there is none, and settings that were frozen before that job are no newer than
-    what it made: the change would not be seen.
+    Snakemake compares the extent with its own record of the job. There is none of a job that ended
+    while no Snakemake waited, nor after `.snakemake` was deleted; `--touch` writes one that is not
+    true, and `--rerun-triggers mtime` asks none. So the artefact's own word counts.
     """
-    if not made.extent:
-        return
-    path, settings = root / artifact(made), root / settings_file(made)
-    if recorded(made.extent, path) in (None, made.extent) or not settings.is_file():
-        return
-    if settings.stat().st_mtime_ns <= path.stat().st_mtime_ns:
-        os.utime(settings)
+    found = recorded(made.extent, root / artifact(made))
+    return None if found == made.extent else found
 
 
-def extent_lines(made: StageKey) -> list[str]:
-    """The extent as `key=value`, so that a dry run prints which value changed."""
-    return [f"{name}={json.dumps(value)}" for name, value in sorted(made.extent.items())]
+def lines(extent: Mapping[str, Any]) -> list[str]:
+    """An extent as `key=value`."""
+    return [f"{name}={json.dumps(value)}" for name, value in sorted(extent.items())]
 
 
 class Extents:
@@ -66,7 +60,7 @@ class Extents:
         path = artifact(made)
         before, other = self._wanted.setdefault(path, (made, who))
         if before.digest != made.digest:
-            far = [", ".join(extent_lines(one)) for one in (before, made)]
+            far = [", ".join(lines(one.extent)) for one in (before, made)]
             raise UserError(
                 f"{path}: {other} and {who} are one run; the one wants {far[0]} of it, the other "
                 f"{far[1]}. Fix: ask for one at a time, or write the same value for both"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primus.config import cluster, start_model, text_files
-from primus.config.extent import Extents, renew
+from primus.config.extent import Extents
 from primus.config.frozen import StageSettings
 from primus.config.identity import StageKey, closure, has_stage, identities
 from primus.config.layers import is_name
@@ -223,7 +223,6 @@ class Pipeline:
         require_writable(self.root / "output")
         for made in (plan.stages[stage] for stage in plan.stages_of(kind)):
             self._extents.want(made, who)
-            renew(made, self.root)
         if kind == "ab":
             return [ab(plan.stages["train"])]
         return [artifact(plan.stages[stage]) for stage in TARGETS[kind]]
@@ -350,7 +349,8 @@ def check_targets(words: Sequence[str], names: Sequence[str], swept: Sequence[st
         if not is_sweep and kind not in (*TARGETS, *CHECKS):
             continue
         if is_name(experiment) and experiment not in known:
-            fix = did_you_mean(experiment, known) or f"known: {listed(known)}"
+            here = f"start where {file}/ is; this is {Path.cwd()}"
+            fix = did_you_mean(experiment, known) or (f"known: {listed(known)}" if known else here)
             why = f"there is no {'sweep' if is_sweep else 'experiment'} {show(experiment)}"
             found.append(Problem(file=file, key="", value="", why=why, fix=fix))
     if found:

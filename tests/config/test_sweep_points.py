@@ -202,6 +202,8 @@ def test_targets_that_name_no_sweep(swept: Root) -> None:
     check_targets(["sweep_s", "sweep_x", "train_x"], ["x"], names)
     with pytest.raises(ConfigError, match=r'configs/sweeps: there is no sweep "y".*known: s, x'):
         check_targets(["sweep_y"], ["x", "y"], names)
+    with pytest.raises(ConfigError, match=r'"y"\. Fix: start where configs/ is; this is /'):
+        check_targets(["train_y"], [], [])
 
 
 def test_the_command_line_adds_what_the_sweep_leaves_alone(swept: Root) -> None:

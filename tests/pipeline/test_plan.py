@@ -122,22 +122,23 @@ def test_without_the_metadata_of_snakemake(project: Project) -> None:
 
 
 def test_an_extent_of_which_snakemake_has_no_record(project: Project) -> None:
-    """As after a job that ended while no Snakemake waited: its settings are older than it."""
-    project.set({"train_iters": 40})
-    assert project.snakemake(TARGET, "--until", "settings").returncode == 0
-    project.set({"train_iters": 8})
-    for name in ("train.json", "hf/manifest.json", "report.json", "report.html", "loss.png"):
-        for path in project.path.glob(f"output/runs/*/*/{name}"):
-            path.touch()
+    """A changed `train_iters` is seen without Snakemake's own record, or with a false one."""
+    further = {"settings": 1, **AFTER_TRAIN}
+    longer = ("--config", "train_iters=40")
+    assert project.plan(TARGET, *longer, "--rerun-triggers", "mtime") == further
     kept = project.path / ".snakemake"
-    shutil.move(kept, project.path / "away")
+    shutil.copytree(kept, project.path / "away")
     try:
+        touched = project.snakemake("--cores", "1", "--touch", TARGET, *longer)
+        assert touched.returncode == 0, touched.stderr
+        assert project.plan(TARGET, *longer) == further
+        shutil.rmtree(kept)
+        assert project.plan(TARGET, *longer) == further
         assert project.plan(TARGET) == {}
-        project.set({"train_iters": 40})
-        assert project.plan(TARGET) == AFTER_TRAIN
     finally:
         shutil.rmtree(kept, ignore_errors=True)
         shutil.move(project.path / "away", kept)
+    assert project.plan(TARGET) == {}
 
 
 def test_a_real_run_is_compared_with_a_copy_of_it(project: Project) -> None:
