@@ -105,6 +105,8 @@ def check_layer(kind: Kind, document: Document) -> Layer:
             if detail["type"] == "missing":
                 continue
             why, fix = problems.explain(detail, path)
+            if kind == "command line" and fix.startswith(problems.IN_QUOTES):
+                fix = f"Snakemake reads a number here, also in quotes; {fix}, into the file"
             layer.complain(path, why, fix, detail["input"])
     layer.values = {k: v for k, v in layer.values.items() if k not in layer.wrong}
     layer.problems.sort(key=_line)

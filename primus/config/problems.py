@@ -30,6 +30,7 @@ _KINDS = {
     "dict": "a group of 'name: value' lines",
     "model": "a group of 'name: value' lines",
 }
+IN_QUOTES = "write it in quotes: "
 _NUMBER = re.compile(r"([-+]?)(\d*)\.?(\d*)[eE]([-+]?)(\d+)")
 YTE = "__use_yte__"
 NOT_A_NAME = (
@@ -126,7 +127,7 @@ def _typed_fix(prefix: str, value: Any, meaning: str) -> str:
     if prefix == "int" and isinstance(value, float) and value.is_integer():
         return f"write {int(value)}"
     if prefix == "string" and isinstance(value, int | float | bool):
-        return f"write it in quotes: {json.dumps(str(value))}"
+        return IN_QUOTES + json.dumps(str(value))
     if prefix == "list" and isinstance(value, str):
         return f"write [{value}]"
     return f"write {meaning}"

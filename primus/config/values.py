@@ -77,7 +77,9 @@ def _is_scalar(annotation: Any) -> bool:
 def from_command_line(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Values as Snakemake's `--config` hands them over, typed as their keys need them.
 
-    Snakemake reads int, float and bool by itself, and lists and groups with every leaf as text.
+    Snakemake reads int, float and bool by itself, also within quotes, and lists and groups with
+    every leaf as text. So a whole number may be meant as text; of another number nobody knows what
+    was typed.
     A dotted name (`gemm_tuning.budget_minutes`) stands for a group.
 
     Raises:
@@ -105,4 +107,11 @@ def _from_text(value: Any, path: KeyPath) -> Any:
         document = parse_yaml(f"value: {value}", "--config")
         if not document.problems:
             return _from_text(document.values["value"], path)
+    if isinstance(value, int) and not isinstance(value, bool) and _is_text(path):
+        return str(value)
     return typed(value, path) if isinstance(value, str) else value
+
+
+def _is_text(path: KeyPath) -> bool:
+    field = field_at(path)
+    return field is not None and holds_text(field.annotation)

@@ -92,6 +92,7 @@ def test_the_environment_alone_changes_nothing(root: Root, monkeypatch: pytest.M
         ({"keep_last": "null"}, "keep_last", None),
         ({"keep_last": None}, "keep_last", None),
         ({"split": "90,10,0"}, "split", "90,10,0"),
+        ({"data_version": 2}, "data_version", "2"),
         ({"data_path": ["corpus/a.txt"]}, "data_path", ["corpus/a.txt"]),
         ({"data_path": "[corpus/a.txt]"}, "data_path", ["corpus/a.txt"]),
         ({"gemm_tuning": {"enabled": "false"}}, "gemm_tuning.enabled", False),

@@ -575,7 +575,10 @@ COMBINATIONS = [
     ),
     pytest.param(
         {"data_version": 1.1},
-        ['--config: data_version = 1.1: must be text. Fix: write it in quotes: "1.1"'],
+        [
+            "--config: data_version = 1.1: must be text. Fix: Snakemake reads a number here, also "
+            'in quotes; write it in quotes: "1.1", into the file'
+        ],
         id="number for text on the command line",
     ),
 ]
