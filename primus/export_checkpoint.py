@@ -13,7 +13,7 @@ from primus.artifacts.tokens import TokenizerManifest
 from primus.config.frozen import Values, with_defaults
 from primus.config.problems import listed
 from primus.errors import ArtifactError, DataError, UserError
-from primus.files import atomic_write, replace_directory, sha256_file
+from primus.files import atomic_write, replace_directory, require_writable, sha256_file
 from primus.huggingface.card import README, CardFacts, Stated, model_card
 from primus.huggingface.directory import INDEX
 from primus.huggingface.write import Written, write_model
@@ -81,11 +81,12 @@ def require_vacant(directory: Path) -> None:
     """Look that an export into `directory` replaces nothing but an export.
 
     Raises:
-        UserError: something else is there.
+        UserError: something else is there. UnavailableError: nothing can be written there.
     """
     if not directory.resolve().name or Path.cwd().is_relative_to(directory.resolve()):
         raise UserError(f"{directory}: is the directory of this command. Fix: name a new one")
     if not os.path.lexists(directory):
+        require_writable(directory.parent)
         return
     if not directory.is_dir():
         raise UserError(f"{directory}: is no directory. Fix: name a new one")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Find the model, continue the prompt, print."""
     args = command_parser().parse_args(argv)
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = _prompt(args.prompt)
     with model_directory(args.run, args.tokenizer) as (directory, about):
         from primus.huggingface.load import device_of, load_model
         from primus.huggingface.sample import Sampling, sample
@@ -177,6 +177,17 @@ def _export(run: Path, checkpoints: Sequence[Path], tokenizer: Path | None, dire
         f"{run}: none of {len(checkpoints)} checkpoints is good. Fix: name another; "
         f"python -m primus.checkpoint verify {run} says what is wrong with each"
     )
+
+
+def _prompt(given: str) -> str:
+    """The prompt itself; of bytes that are no UTF-8 Python makes what no tokenizer takes."""
+    try:
+        prompt = sys.stdin.read() if given == "-" else given
+        prompt.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        fix = "convert it, as by iconv -f latin1 -t utf-8"
+        raise UserError(f"PROMPT: is not UTF-8: {error.reason}. Fix: {fix}") from None
+    return prompt
 
 
 def _lines(prompt: str, found: Sequence[Sample]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -223,6 +224,17 @@ def test_what_cannot_be_done_is_one_line(run: Exported, words: list[str], said: 
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(UserError, match=r"Fix: a shorter prompt"):
         generate.main([str(run.directory), PROMPT * 40])
+
+
+@pytest.mark.parametrize("handling", ["strict", "surrogateescape"])
+def test_a_prompt_of_another_encoding_is_one_line(
+    run: Exported, monkeypatch: pytest.MonkeyPatch, handling: str
+) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO("café".encode("latin1")), "utf-8", handling)
+    monkeypatch.setattr("sys.stdin", stdin)
+    for prompt in ("-", "caf\udce9"):
+        with pytest.raises(UserError, match=r"^PROMPT: is not UTF-8: .*Fix: convert it"):
+            generate.main([str(run.directory), prompt])
 
 
 def test_a_changed_export_is_refused(run: Exported, tmp_path: Path) -> None:
