@@ -12,6 +12,7 @@ sys.path.insert(0, os.getcwd())
 
 from primus import driver
 from primus.config import announce, cluster, extent as extents, paths, pipeline, sweep_names
+from primus.config import text_files
 from primus.errors import PrimusError, fail
 from primus.files import sha256_file
 from primus.reports.comparison import asked
@@ -158,6 +159,15 @@ def run_alone(stage):
 def files_for(stage):
     """The files of the user that `stage` reads: text, or a model."""
     return or_fail(lambda wildcards: PIPELINE.files(plan_of(stage, wildcards), stage))
+
+
+def files_state(stage):
+    """Whether they are still the same; tracked: a file that took the place of another may be old."""
+    return or_fail(
+        lambda wildcards: text_files.state(
+            PIPELINE.files(plan_of(stage, wildcards), stage), PIPELINE.root
+        )
+    )
 
 
 def all_frozen(reader):

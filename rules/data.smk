@@ -15,6 +15,7 @@ rule tokenizer:
         **cluster_for("tokenizer"),
     params:
         options=options("tokenizer"),
+        files=files_state("tokenizer"),
     shell:
         "python -u -m primus.tokenizer --settings {input.settings:q} "
         "--options {params.options:q} --output {output:q} 2>&1 | tee -i {log:q}"
@@ -34,6 +35,7 @@ rule data:
         **cluster_for("data"),
     params:
         options=options("data"),
+        files=files_state("data"),
     shell:
         "python -u -m primus.data --settings {input.settings:q} "
         "--options {params.options:q} --tokenizer {input.tokenizer:q} "

@@ -18,6 +18,7 @@ rule evaluate:
     params:
         extent=extent("evaluate"),
         options=options("evaluate"),
+        files=files_state("evaluate"),
     shell:
         "python -u -m primus.evaluate --settings {input.settings:q} "
         "--options {params.options:q} --export {input.export:q} --samples {input.samples:q} "

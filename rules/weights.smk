@@ -15,6 +15,7 @@ rule weights:
         **cluster_for("weights"),
     params:
         options=options("weights"),
+        files=files_state("weights"),
     shell:
         "python -u -m primus.weights --settings {input.settings:q} "
         "--options {params.options:q} --output {output:q} 2>&1 | tee -i {log:q}"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from primus.files import canonical_json, sha256_file
+
+# Snakemake's `--max-checksum-file-size`; and how much may be read before anything runs.
+_SMALL, _READ = 1_000_000, 32_000_000
 _TEXT = (".txt", ".jsonl")
 _PACKED = ("", ".gz", ".zst")
 SUFFIXES = tuple(kind + packing for kind in _TEXT for packing in _PACKED)
@@ -31,6 +36,31 @@ def matching(patterns: Iterable[str], root: Path) -> list[str]:
 def below(directory: str, root: Path) -> list[str]:
     """Every file in a directory and those in it, as `matching`."""
     return matching([f"{glob.escape(directory)}/**"], root)
+
+
+def state(names: Iterable[str], root: Path) -> str:
+    """How many files, their bytes, and a hash that is another one when one of them was replaced.
+
+    Snakemake sees a file that is newer than what was made from it. One that `cp -p`, `rsync -a` or
+    a link put in the place of another is older. What Snakemake itself compares by its content is
+    read here, too, so that a mere `touch` changes nothing; of larger ones size and time count.
+
+    Args:
+        root: directory against which relative names are read.
+    """
+    sizes, total, small, digest = {}, 0, 0, hashlib.sha256()
+    for name in names:
+        sizes[name] = found = os.stat(root / name)
+        total += found.st_size
+        small += found.st_size if found.st_size <= _SMALL else 0
+    for name, found in sorted(sizes.items()):
+        told: list[object] = [name, found.st_size]
+        if found.st_size > _SMALL:
+            told.append(found.st_mtime_ns)
+        elif small <= _READ:
+            told.append(sha256_file(root / name))
+        digest.update(canonical_json(told).encode())
+    return f"{len(sizes)} files, {total} bytes, {digest.hexdigest()[:12]}" if sizes else ""
 
 
 def mistakes(pattern: str, root: Path, must_exist: bool) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import Any
 
@@ -162,6 +163,21 @@ def test_new_text_is_seen(project: Project) -> None:
     finally:
         added.unlink()
     assert {"tokenizer", "data", "samples", "train"} <= set(plan)
+
+
+def test_text_that_took_the_place_of_another_is_seen(project: Project) -> None:
+    """As by `cp -p` or `rsync -a`: as large as the old one, and older than the tokens."""
+    text = project.path / "corpus/persuasion.txt"
+    content, times = text.read_bytes(), text.stat()
+    try:
+        text.write_bytes(content.replace(b"Elliot", b"Eliott"))
+        os.utime(text, (1e9, 1e9))
+        assert {"tokenizer", "data", "samples", "train"} <= set(project.plan(TARGET))
+        text.write_bytes(content)
+        assert project.plan(TARGET) == {}, "the time alone changes nothing"
+    finally:
+        text.write_bytes(content)
+        os.utime(text, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def test_a_comparison_of_kernels_is_shown_and_asked_for_by_nobody_else(project: Project) -> None:
