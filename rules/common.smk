@@ -12,7 +12,7 @@ sys.path.insert(0, os.getcwd())
 
 from primus import driver
 from primus.config import announce, cluster, extent as extents, paths, pipeline, sweep_names
-from primus.config import text_files
+from primus.config import arguments, text_files
 from primus.errors import PrimusError, fail
 from primus.files import sha256_file
 from primus.reports.comparison import asked
@@ -70,6 +70,7 @@ def or_fail(function):
 def wanted_experiments():
     """Every experiment that this call can ask for by the name of a target."""
     names = PIPELINE.names()
+    arguments.refuse_two(sys.argv[1:])
     pipeline.check_targets(sys.argv[1:], names, SWEEPS)
     default = [name for name in names if name == DEFAULT_TARGET[1]]
     return dict.fromkeys(pipeline.mentioned(sys.argv, names) + default)

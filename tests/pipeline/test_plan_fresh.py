@@ -68,6 +68,13 @@ def test_without_tuning_nothing_is_tuned(untouched: Project) -> None:
     }
 
 
+def test_a_second_config_is_not_forgotten(untouched: Project) -> None:
+    target = f"train_{EXPERIMENT}"
+    found = untouched.snakemake("-n", target, "--config", "lr=1e-3", "--config", "seed=5")
+    (line,) = [line for line in errors(found) if line.startswith("error: ")]
+    assert line.startswith("error: --config: is given more than once, ")
+
+
 def errors(result: subprocess.CompletedProcess[str]) -> list[str]:
     """The lines on stderr that are ours, after checking that there is nothing worse."""
     assert result.returncode == 2, result.stdout + result.stderr

@@ -230,9 +230,9 @@ def test_what_cannot_be_done_is_one_line(run: Exported, words: list[str], said: 
 def test_a_prompt_of_another_encoding_is_one_line(
     run: Exported, monkeypatch: pytest.MonkeyPatch, handling: str
 ) -> None:
-    stdin = io.TextIOWrapper(io.BytesIO("café".encode("latin1")), "utf-8", handling)
+    stdin = io.TextIOWrapper(io.BytesIO("été".encode("latin1")), "utf-8", handling)
     monkeypatch.setattr("sys.stdin", stdin)
-    for prompt in ("-", "caf\udce9"):
+    for prompt in ("-", "\udce9t\udce9"):
         with pytest.raises(UserError, match=r"^PROMPT: is not UTF-8: .*Fix: convert it"):
             generate.main([str(run.directory), prompt])
 
