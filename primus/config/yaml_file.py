@@ -6,6 +6,7 @@ few hundred kilobytes of `[` end the process with a segmentation fault.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from primus.errors import Problem
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS: Any = yaml.SafeLoader("")
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float")}
+_OTHER_BASES = re.compile(r"[-+]?(\d[\d_]*(:\d+)+(\.[\d_]*)?|0[0-7_]+)")
 _LARGEST_FILE = 1 << 20
 _DEEPEST = 16
 
@@ -83,7 +85,13 @@ def parse_yaml(content: bytes | str, name: str) -> Document:
 
 
 def scalar(text: str) -> Any:
-    """What YAML reads from plain text: None, a boolean, a number, or the text itself."""
+    """What YAML reads from plain text: None, a boolean, a number, or the text itself.
+
+    Not YAML 1.1's numbers to the base of 60 and of 8, which nobody means who writes them: of
+    `1:00:00` it makes 3600, of `0123` 83.
+    """
+    if _OTHER_BASES.fullmatch(text):
+        return text
     tag = _SCALARS.resolve(yaml.ScalarNode, text, (True, False))
     if tag not in _PLAIN_TAGS:
         return text

@@ -72,6 +72,20 @@ EDITS = [
     ),
     pytest.param(
         "train_iters: 200",
+        "train_iters: 1:00:00",
+        'configs/x.yaml:11: train_iters = "1:00:00": must be a whole number. '
+        "Fix: write a whole number",
+        id="a time, of which YAML 1.1 makes 3600",
+    ),
+    pytest.param(
+        "train_iters: 200",
+        "train_iters: 0200",
+        'configs/x.yaml:11: train_iters = "0200": must be a whole number. '
+        "Fix: write 200 without quotes",
+        id="zeros in front, of which YAML 1.1 makes 128",
+    ),
+    pytest.param(
+        "train_iters: 200",
         "train_iters: 2e2",
         'configs/x.yaml:11: train_iters = "2e2": must be a whole number. Fix: write a whole number',
         id="whole number as text",
