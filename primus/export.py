@@ -9,7 +9,7 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the directory, then its manifest."""
     args = command_parser().parse_args(argv)
     # Settings that were frozen before there were cards do not have the group.
-    card = getattr(load_settings(args, "export"), "model_card", None)
+    settings = load_settings(args, "export")
+    card = getattr(settings, "model_card", None)
     stated = {"license": card.license, "language": card.language} if card else {}
     with stage_time("export", args.output):
-        export(args.train, args.tokenizer, args.output, **stated)
+        export(args.train, args.tokenizer, args.output, settings.extent, **stated)
 
 
 def command_parser() -> Command:
@@ -40,10 +41,17 @@ def command_parser() -> Command:
     return parser
 
 
-def export(train_path: Path, tokenizer_path: Path, output: Path, **stated: Any) -> None:
+def export(
+    train_path: Path,
+    tokenizer_path: Path,
+    output: Path,
+    settings: Mapping[str, Any] | None = None,
+    **stated: Any,
+) -> None:
     """Export the last checkpoint that `train_path` lists.
 
     Args:
+        settings: what a change of exports again.
         stated: what the user says of the model; `primus.huggingface.card.Stated`.
 
     Raises:
@@ -54,7 +62,7 @@ def export(train_path: Path, tokenizer_path: Path, output: Path, **stated: Any) 
     from primus.huggingface.card import Stated
 
     checkpoint = train_path.parent / "checkpoints" / train.checkpoints[-1].name
-    export_checkpoint(checkpoint, train, tokenizer_path, output, Stated(**stated))
+    export_checkpoint(checkpoint, train, tokenizer_path, output, Stated(**stated), settings or {})
 
 
 if __name__ == "__main__":

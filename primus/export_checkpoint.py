@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from primus.artifacts.export import ExportManifest
 from primus.artifacts.manifest import FileRecord
@@ -27,11 +29,13 @@ def export_checkpoint(
     tokenizer_path: Path,
     output: Path,
     stated: Stated | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> None:
     """Export a checkpoint of `run`; it is verified first.
 
     Args:
         stated: what the user says of the model, for its card.
+        asked: settings of the export, for its manifest.
 
     Raises:
         DataError: the tokenizer is not the one of the run.
@@ -69,6 +73,7 @@ def export_checkpoint(
         tokenizer_fingerprint=tokenizer.fingerprint,
         parameters=written.parameters,
         dtype=written.dtype,
+        settings=dict(asked or {}),
         files=files,
     )
     manifest.save(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from primus.artifacts.manifest import Files, Manifest
 
@@ -14,6 +14,7 @@ class ExportManifest(Manifest):
         checkpoint: name of the checkpoint that was exported.
         parameters: numbers in the weight files.
         dtype: of the weights.
+        settings: of the export, beside those of the run; empty where no experiment asked for it.
         files: every file of the model by path relative to the manifest.
     """
 
@@ -27,4 +28,5 @@ class ExportManifest(Manifest):
     tokenizer_fingerprint: str
     parameters: int
     dtype: str
+    settings: dict[str, Any] = {}
     files: Files

@@ -126,6 +126,7 @@ def test_an_extent_of_which_snakemake_has_no_record(project: Project) -> None:
     """A changed `train_iters` is seen without Snakemake's own record, or with a false one."""
     further = {"settings": 1, **AFTER_TRAIN}
     longer = ("--config", "train_iters=40")
+    licensed = ("--config", "model_card={license: mit}")
     assert project.plan(TARGET, *longer, "--rerun-triggers", "mtime") == further
     kept = project.path / ".snakemake"
     shutil.copytree(kept, project.path / "away")
@@ -135,6 +136,7 @@ def test_an_extent_of_which_snakemake_has_no_record(project: Project) -> None:
         assert project.plan(TARGET, *longer) == further
         shutil.rmtree(kept)
         assert project.plan(TARGET, *longer) == further
+        assert project.plan(TARGET, *licensed) == {"settings": 1, "export": 1, "report": 1}
         assert project.plan(TARGET) == {}
     finally:
         shutil.rmtree(kept, ignore_errors=True)
