@@ -125,7 +125,7 @@ def _run(
     if run.metrics is not None:
         run.metrics.close()
     if settings.load_checkpoint is not None:
-        train_setup.load_other_run(settings, state)
+        train_setup.load_other_run(settings, state, None)
     elif args.weights is not None:
         train_setup.load_start_weights(settings, state, args.weights)
     watch = Stopwatch(

@@ -228,7 +228,7 @@ def _attempt(
     reporter.say("load")
     resumed = checkpoint.load_newest(state, run.checkpoints, settings.key)
     if settings.load_checkpoint is not None and resumed is None:
-        resumed = train_setup.load_other_run(settings, state)
+        resumed = train_setup.load_other_run(settings, state, args.run_directory)
     elif args.weights is not None and resumed is None:
         train_setup.load_start_weights(settings, state, args.weights)
     record.begin(state.iteration, resumed)

@@ -8,6 +8,7 @@ Layout of `output/runs/<experiment>/<key>/`:
                       WatchRow per thing that was wrong with a number or a rank, MemoryRow and
                       ExpertRow per checkpoint
     tuned.jsonl       the tuned result that this run uses for its whole life
+    started_from.json  StartedFrom, where `load_checkpoint` is set
     tuned.verified.json  TunedVerification, where the library itself counts nothing
     checkpoints/iter_0000100/{manifest.json, …}
     attempts/001/     attempt.json (Attempt), rank logs
@@ -51,6 +52,19 @@ class RunIdentity(Manifest):
     tokenizer_fingerprint: str
     tuned_sha256: str | None
     weights_fingerprint: str | None = None
+
+
+class StartedFrom(Manifest):
+    """The checkpoint of another run from which this one started.
+
+    Attributes:
+        checkpoint: its directory. manifest_sha256: of its manifest, which names all of its files.
+    """
+
+    kind: ClassVar[str] = "start"
+
+    checkpoint: str
+    manifest_sha256: str
 
 
 class MetricsRow(_Row):

@@ -127,38 +127,28 @@ def _seen_by_first(root: Path) -> list[Path]:
     return [root / name for name, _ in box[0]]
 
 
-def load_other(state: TrainingState, source: Path, layout: dict[str, int]) -> CheckpointManifest:
+def load_other(state: TrainingState, chosen: Path, layout: dict[str, int]) -> CheckpointManifest:
     """Load a checkpoint of another run, saved at any layout; collective over all ranks.
 
     The states of the random generators belong to ranks: they are loaded where the layout is the
     same, and are left as they are where it is not.
 
     Args:
-        source: a checkpoint, a directory of checkpoints, or a run; of several the newest.
+        chosen: the checkpoint, the same on all ranks.
         layout: of this run, as `parallel.layout` gives it.
 
     Returns:
         the manifest of the loaded checkpoint.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, or it does not fit the model. Tensors of
-            the state may then hold parts of it: nothing may go on with it.
+        UserError: it is damaged, or does not fit the model. Tensors of the state may then hold
+            parts of it: nothing may go on with it.
     """
-    candidates = [source] if directory.iteration_of(source) is not None else []
-    for root in (source, source / "checkpoints"):
-        candidates += directory.newest_first(root)
-    if not candidates:
-        raise UserError(
-            f"load_checkpoint = {source}: holds no checkpoint. Fix: name a run or a checkpoint"
-        )
-    chosen = candidates[0]
     in_fp8 = getattr(get_model_config(state.chunks[0]), "fp8", None) is not None
     try:
         return _load(state, chosen, layout=layout, engine_state=in_fp8)
     except Damaged as error:
-        raise UserError(
-            f"load_checkpoint = {source}: {error}. Fix: name an earlier checkpoint"
-        ) from error
+        raise UserError(f"load_checkpoint: {error}. Fix: name an earlier checkpoint") from error
     except (CheckpointException, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             f"load_checkpoint = {chosen}: does not fit this model: {first_cause(error)[:200]}. "

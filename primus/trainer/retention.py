@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from primus.artifacts.run import RunIdentity
+from primus.artifacts.run import RunIdentity, StartedFrom
 from primus.errors import ArtifactError
+from primus.trainer import started_from
 from primus.trainer.checkpoint_directory import (
     iteration_of,
     load_manifest,
@@ -105,7 +106,7 @@ def _needed_by_others(root: Path) -> Iterator[Path]:
     """What unfinished runs under the same directory of runs start from.
 
     `root` is `<runs>/<experiment>/<key>/checkpoints`. A run or a directory of checkpoints stands
-    for the newest checkpoint in it.
+    for the newest checkpoint in it, and for the one that was the newest when it was started from.
     """
     run = root.resolve().parent
     for path in run.parent.parent.glob("*/*/run.json"):
@@ -120,3 +121,12 @@ def _needed_by_others(root: Path) -> Iterator[Path]:
             source = Path(named).resolve()
             yield source
             yield from newest_first(source)[:1] + newest_first(source / "checkpoints")[:1]
+            yield from _noted(path.parent / started_from.FILE)
+
+
+def _noted(path: Path) -> Iterator[Path]:
+    if path.exists():
+        try:
+            yield Path(StartedFrom.load(path).checkpoint).resolve()
+        except ArtifactError as error:
+            logger.warning("what this run starts from is not known: %s", error)

@@ -11,6 +11,7 @@ import pytest
 from reported import checks_of
 from trainer_run import REPOSITORY, Bench, Run
 
+from primus.artifacts.run import StartedFrom
 from primus.errors import ArtifactError
 from primus.trainer.checkpoint_directory import verify
 
@@ -266,6 +267,8 @@ def test_another_layout_goes_on_from_a_run(bench: Bench, undisturbed: Run) -> No
     changes = {"nproc_per_node": 2, "tensor_model_parallel_size": 2, "train_iters": 30}
     run = bench.run("tensor-parallel", load_checkpoint=str(start.directory), **changes)
     assert "at iteration 20" in run.finish()
+    noted = StartedFrom.load(run.directory / "started_from.json").checkpoint
+    assert Path(noted) == start.directory / "checkpoints/iter_0000020"
     wanted = undisturbed.curve()
     found = run.curve()
     assert list(found) == list(range(21, 31))

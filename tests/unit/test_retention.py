@@ -16,6 +16,7 @@ from primus.errors import CheckpointError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer import checkpoint_space as space
 from primus.trainer.retention import Retention, delete, superfluous
+from primus.trainer.started_from import FILE, note
 
 
 def names(paths: list[Path]) -> list[int | None]:
@@ -85,6 +86,20 @@ def other_run(runs: Path, named: str | None, *, experiment: str = "fine") -> Pat
     }
     RunIdentity(**identity).save(path / "run.json")
     return path
+
+
+def test_what_was_the_newest_when_another_run_started_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs/big" / KEY / "checkpoints"
+    second = [write(root, iteration) for iteration in (1, 2, 3, 4)][1]
+    other = other_run(tmp_path / "runs", f"runs/big/{KEY}")
+    assert names(superfluous(root, KEY, Retention(keep_last=1))) == [1, 2, 3]
+    note(other, second.relative_to(tmp_path))
+    assert names(superfluous(root, KEY, Retention(keep_last=1))) == [1, 3]
+    (other / FILE).write_text("{")
+    assert names(superfluous(root, KEY, Retention(keep_last=1))) == [1, 2, 3]
 
 
 def test_what_another_run_starts_from_is_kept_until_it_has_finished(
