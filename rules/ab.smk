@@ -5,7 +5,7 @@
 # Takes all that the training takes: nothing else may run beside a measurement.
 rule ab:
     input:
-        settings=frozen("train", "train"),
+        settings=or_fail(frozen_for_ab),
         samples=made_by("samples", "train"),
         tokenizer=made_by("tokenizer", "train"),
         tuned=made_by("tune", "train"),

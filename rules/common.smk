@@ -123,6 +123,15 @@ def frozen(stage, reader):
     return or_fail(path)
 
 
+def frozen_for_ab(wildcards):
+    """The frozen settings of the training that a comparison of kernels takes segments of."""
+    plan = plan_of("train", wildcards)
+    made = plan.stages["train"]
+    if extents.is_other_comparison(plan.settings.ab, PIPELINE.root / paths.ab(made)):
+        workflow.dag.forcefiles.add(paths.ab(made))
+    return paths.settings_file(made)
+
+
 def made_by(stage, reader):
     """What `stage` makes; nothing where the experiment does without the stage."""
 

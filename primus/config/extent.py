@@ -37,6 +37,20 @@ def elsewhere(made: StageKey, root: Path) -> Mapping[str, Any] | None:
     return None if found == made.extent else found
 
 
+def is_other_comparison(wanted: Any, path: Path) -> bool:
+    """Whether what `ab_<experiment>` has found was found in other rounds than are wanted.
+
+    Args:
+        wanted: the settings under `ab`. path: of ab.json, which does not say what time was given.
+    """
+    try:
+        found = read_json(path)
+        names = ("rounds", "warm_up_steps", "steps_per_segment")
+        return any(found[name] != getattr(wanted, name) for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def lines(extent: Mapping[str, Any]) -> list[str]:
     """An extent as `key=value`."""
     return [f"{name}={json.dumps(value)}" for name, value in sorted(extent.items())]

@@ -107,11 +107,13 @@ def _from_text(value: Any, path: KeyPath) -> Any:
         document = parse_yaml(f"value: {value}", "--config")
         if not document.problems:
             return _from_text(document.values["value"], path)
-    if isinstance(value, int) and not isinstance(value, bool) and _is_text(path):
+    if isinstance(value, int) and not isinstance(value, bool) and _is_only_text(path):
         return str(value)
     return typed(value, path) if isinstance(value, str) else value
 
 
-def _is_text(path: KeyPath) -> bool:
+def _is_only_text(path: KeyPath) -> bool:
     field = field_at(path)
-    return field is not None and holds_text(field.annotation)
+    if field is None or not holds_text(field.annotation):
+        return False
+    return not {int, float} & {*alternatives(field.annotation)}

@@ -194,6 +194,13 @@ def test_a_comparison_of_kernels_is_shown_and_asked_for_by_nobody_else(project: 
         # Going on with the run makes no other comparison necessary.
         further = {"settings": 1, **AFTER_TRAIN}
         assert project.plan(TARGET, "--config", "train_iters=12") == further
+        # By its own word: of this file Snakemake has no record.
+        found = {"rounds": 6, "warm_up_steps": 2, "steps_per_segment": 4}
+        path.write_text(json.dumps(found))
+        assert project.plan(asked) == {}
+        path.write_text(json.dumps(found | {"rounds": 3}))
+        assert project.plan(asked) == {"ab": 1}
+        assert project.plan(asked, "--config", "ab={rounds: 3}") == {}
     finally:
         shutil.rmtree(project.path / "output/ab")
     assert project.plan(TARGET) == {}
