@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -108,6 +108,14 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:
         shutil.copy2(source, target, follow_symlinks=False)
+
+
+def is_older(path: Path, others: Iterable[Path]) -> bool:
+    """Whether something was changed after `path` was made; not so where `path` is not there."""
+    if not path.exists():
+        return False
+    made = path.stat().st_mtime_ns
+    return any(other.stat().st_mtime_ns > made for other in others if other.exists())
 
 
 def require_writable(directory: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 
 # Commands run with the Python that runs Snakemake, also where its environment is not active.
 os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]))
@@ -14,7 +15,7 @@ from primus import driver
 from primus.config import announce, cluster, extent as extents, paths, pipeline, sweep_names
 from primus.config import arguments, text_files
 from primus.errors import PrimusError, fail
-from primus.files import sha256_file
+from primus.files import is_older, sha256_file
 from primus.reports.comparison import asked
 
 driver.arrive(sys.argv[1:])
@@ -130,6 +131,26 @@ def frozen_for_ab(wildcards):
     if extents.is_other_comparison(plan.settings.ab, PIPELINE.root / paths.ab(made)):
         workflow.dag.forcefiles.add(paths.ab(made))
     return paths.settings_file(made)
+
+
+def frozen_for_report(wildcards):
+    """As `frozen`. What was compared since is no input: no report is to ask for a comparison."""
+    plan = plan_of("report", wildcards)
+    force_if_older(paths.artifact(plan.stages["report"]), PIPELINE.compared(plan))
+    return frozen("report", "report")(wildcards)
+
+
+def runs_compared(wildcards):
+    """What is declared of the runs that are compared."""
+    name = wildcards.comparison
+    force_if_older(f"output/compare/{name}.html", COMPARISON.growing(name))
+    return COMPARISON.identities(name)
+
+
+def force_if_older(made, files):
+    """Make it again after files that are no inputs, whatever Snakemake's record of the job says."""
+    if is_older(Path(made), map(Path, files)):
+        workflow.dag.forcefiles.add(made)
 
 
 def made_by(stage, reader):

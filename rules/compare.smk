@@ -13,7 +13,7 @@ rule:
 
 rule comparison:
     input:
-        runs=or_fail(lambda wildcards: COMPARISON.identities(wildcards.comparison)),
+        runs=or_fail(runs_compared),
     output:
         html="output/compare/{comparison}.html",
         json="output/compare/{comparison}.json",

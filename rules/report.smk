@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        settings=frozen("report", "report"),
+        settings=or_fail(frozen_for_report),
         train=made_by("train", "report"),
         samples=made_by("samples", "report"),
         data=made_by("data", "report"),

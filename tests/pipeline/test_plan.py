@@ -191,6 +191,8 @@ def test_a_comparison_of_kernels_is_shown_and_asked_for_by_nobody_else(project: 
     path.write_text("{}")
     try:
         assert project.plan(TARGET) == {"report": 1}
+        # Also where Snakemake is to look at the times of files alone.
+        assert project.plan(TARGET, "--rerun-triggers", "mtime") == {"report": 1}
         # Going on with the run makes no other comparison necessary.
         further = {"settings": 1, **AFTER_TRAIN}
         assert project.plan(TARGET, "--config", "train_iters=12") == further

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from primus.files import atomic_write, parse_json, replace_directory
+from primus.files import atomic_write, is_older, parse_json, replace_directory
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -69,3 +69,13 @@ def test_a_directory_set_aside_by_a_killed_process_is_the_old_one(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
     texts = {path.name: path.read_text() for path in (tmp_path / "hf").iterdir()}
     assert texts == {"notes.txt": "a note", "config.json": "new"}
+
+
+def test_what_is_older_than_something_else(tmp_path: Path) -> None:
+    made, early, late = (tmp_path / name for name in ("made", "early", "late"))
+    for number, path in enumerate((early, made, late)):
+        path.touch()
+        os.utime(path, ns=(number, number))
+    assert is_older(made, [early, late])
+    assert not is_older(made, [early, tmp_path / "none"])
+    assert not is_older(tmp_path / "none", [late])

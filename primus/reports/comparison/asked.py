@@ -103,6 +103,11 @@ class Asked:
         """Of each run the small file that no rule makes and nobody writes again."""
         return [str(run.directory / "run.json") for run in self.of(name)]
 
+    def growing(self, name: str) -> list[Path]:
+        """Of each run the files that show whether it went on."""
+        files = ("metrics.jsonl", "train.json")
+        return [run.directory / file for run in self.of(name) for file in files]
+
     def state(self, name: str) -> list[str]:
         """Of each run how far it is, so that a comparison is made again when one went on."""
         return [_state(run.directory) for run in self.of(name)]
