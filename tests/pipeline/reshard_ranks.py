@@ -40,11 +40,13 @@ def save(directory: Path, family: str, changes: dict[str, Any], name: str) -> li
 def load(family: str, changes: dict[str, Any], source: Path) -> list[Any]:
     """Losses after the checkpoint in `source`."""
     from primus.trainer import checkpoint, parallel
+    from primus.trainer.started_from import choose
 
     # Other weights than those that are loaded.
     changes = changes | {"nproc_per_node": distributed.get_world_size(), "seed": 99}
     training = Training(settings_of(family, **changes))
-    checkpoint.load_other(training.state, source, parallel.layout(training.settings))
+    layout = parallel.layout(training.settings)
+    checkpoint.load_other(training.state, choose(source, None), layout)
     assert training.state.iteration == BEFORE
     curve = training.train(AFTER)
     training.close()
