@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from primus.artifacts.export import ExportManifest
 from primus.artifacts.manifest import FileRecord
 from primus.artifacts.run import CheckpointManifest, RunIdentity, TrainManifest
+from primus.artifacts.timing import times_path
 from primus.artifacts.tokens import TokenizerManifest
 from primus.config.frozen import Values, with_defaults
 from primus.config.problems import listed
@@ -95,12 +97,12 @@ def require_vacant(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise UserError(f"{directory}: is no directory. Fix: name a new one")
-    names = {path.name for path in directory.iterdir()}
-    try:
-        own = {"manifest.json", *ExportManifest.load(directory / "manifest.json").files}
-    except ArtifactError:
-        own = set()
-    if others := sorted(names - own):
+    manifest = directory / "manifest.json"
+    # Also what an export that failed has left.
+    own = {times_path(manifest).name}
+    with suppress(ArtifactError):
+        own |= {manifest.name, *ExportManifest.load(manifest).files}
+    if others := sorted({path.name for path in directory.iterdir()} - own):
         raise UserError(
             f"{directory}: holds {listed(others)}, which is not of an export by this command. "
             "Fix: name a new directory"

@@ -148,7 +148,9 @@ def load_other(state: TrainingState, chosen: Path, layout: dict[str, int]) -> Ch
     try:
         return _load(state, chosen, layout=layout, engine_state=in_fp8)
     except Damaged as error:
-        raise UserError(f"load_checkpoint: {error}. Fix: name an earlier checkpoint") from error
+        raise UserError(
+            f"load_checkpoint = {chosen}: {error}. Fix: name an earlier checkpoint"
+        ) from error
     except (CheckpointException, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             f"load_checkpoint = {chosen}: does not fit this model: {first_cause(error)[:200]}. "
