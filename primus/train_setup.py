@@ -18,7 +18,7 @@ from primus.config.flops import flops_per_token
 from primus.config.frozen import StageSettings
 from primus.dataset.order import batch_indices
 from primus.dataset.samples import SplitName, open_split
-from primus.errors import ArtifactError, DataError, TrainingError, UserError
+from primus.errors import DataError, TrainingError, UserError
 from primus.gemm.applied import Applied, merged
 from primus.gemm.peak import measure_peak
 from primus.gemm.tuned import TunedResult
@@ -26,9 +26,7 @@ from primus.huggingface.read import fill
 from primus.huggingface.start import open_start, verify
 from primus.trainer import parallel, started_from
 from primus.trainer.batches import Order, micro_batches
-from primus.trainer.checkpoint import TrainingState, load_other
-from primus.trainer.checkpoint_directory import MANIFEST
-from primus.trainer.files_seen import is_there, wait_for_files
+from primus.trainer.checkpoint import TrainingState, load_other, seen_by_first
 from primus.trainer.fully_sharded import holder
 from primus.trainer.loop import Run
 from primus.trainer.metrics import Metrics
@@ -232,7 +230,7 @@ def load_other_run(settings: StageSettings, state: TrainingState, directory: Pat
         UserError: there is no good checkpoint, it does not fit, or it has reached `train_iters`.
     """
     named = Path(settings.load_checkpoint)
-    chosen = _agree(lambda: started_from.choose(named, directory))
+    (chosen,) = seen_by_first(lambda: [started_from.choose(named, directory)])
     manifest = load_other(state, chosen, parallel.layout(settings))
     if state.iteration >= settings.train_iters:
         raise UserError(
@@ -242,25 +240,3 @@ def load_other_run(settings: StageSettings, state: TrainingState, directory: Pat
     if directory is not None and distributed.get_rank() == 0:
         started_from.note(directory, chosen)
     return f"{settings.load_checkpoint} of run {manifest.key} at iteration {state.iteration}"
-
-
-def _agree(choose: Callable[[], Path]) -> Path:
-    """What the first rank chooses; the others may see another run's directory late.
-
-    Raises:
-        UserError: the first rank finds nothing; on all ranks alike.
-    """
-    box: list[Any] = [None, False, None]
-    if distributed.get_rank() == 0:
-        try:
-            chosen = choose()
-            # One without a manifest is damage, which nobody waits out.
-            box = [chosen, is_there(chosen / MANIFEST), None]
-        except (UserError, ArtifactError) as error:
-            box = [None, False, str(error)]
-    distributed.broadcast_object_list(box, src=0)
-    chosen, whole, problem = box
-    if problem is not None:
-        raise UserError(problem)
-    wait_for_files([chosen / MANIFEST] if whole else [])
-    return Path(chosen)

@@ -116,8 +116,7 @@ def frozen(stage, reader):
         made = plan_of(reader, wildcards).stages[stage]
         before = extents.elsewhere(made, PIPELINE.root) if stage == reader else None
         if before is not None:
-            # As --forcerun does: whatever Snakemake's record of the job says.
-            workflow.dag.forcefiles.add(paths.artifact(made))
+            force(paths.artifact(made))
             ANNOUNCER.announce_extent(made, before)
         return paths.settings_file(made)
 
@@ -129,7 +128,7 @@ def frozen_for_ab(wildcards):
     plan = plan_of("train", wildcards)
     made = plan.stages["train"]
     if extents.is_other_comparison(plan.settings.ab, PIPELINE.root / paths.ab(made)):
-        workflow.dag.forcefiles.add(paths.ab(made))
+        force(paths.ab(made))
     return paths.settings_file(made)
 
 
@@ -148,9 +147,14 @@ def runs_compared(wildcards):
 
 
 def force_if_older(made, files):
-    """Make it again after files that are no inputs, whatever Snakemake's record of the job says."""
+    """Have it made again after files that are no inputs."""
     if is_older(Path(made), map(Path, files)):
-        workflow.dag.forcefiles.add(made)
+        force(made)
+
+
+def force(made):
+    """Have it made, as --forcerun does, whatever Snakemake's record of the job says."""
+    workflow.dag.forcefiles.add(made)
 
 
 def made_by(stage, reader):

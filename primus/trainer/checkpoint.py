@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from primus import pickles
 from primus.artifacts.run import CheckpointManifest
-from primus.errors import CheckpointError, UserError
+from primus.errors import ArtifactError, CheckpointError, UserError
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer import checkpoint_read, optimizer_pieces
 from primus.trainer.checkpoint_read import Damaged, together
@@ -95,7 +95,7 @@ def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
         CheckpointError: checkpoints exist, but none is good. Tensors of the state then hold parts
             of those that are not: nothing may go on with it.
     """
-    candidates = _seen_by_first(root)
+    candidates = seen_by_first(lambda: directory.newest_first(root))
     for candidate in candidates:
         try:
             _load(state, candidate, key)
@@ -113,18 +113,26 @@ def load_newest(state: TrainingState, root: Path, key: str) -> str | None:
     return None
 
 
-def _seen_by_first(root: Path) -> list[Path]:
-    """The checkpoints as the first rank sees them; ranks on other nodes may see one late.
+def seen_by_first(choose: Callable[[], list[Path]]) -> list[Path]:
+    """The checkpoints that the first rank chooses; ranks on other nodes may see one late.
 
     Raises:
+        UserError: the choice is one, on all ranks alike.
         UnavailableError: this rank does not see one that the first rank does.
     """
-    found = directory.newest_first(root)
-    # An empty manifest is damage, which nobody waits out.
-    box = [[(path.name, is_there(path / directory.MANIFEST)) for path in found]]
+    box: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            # An empty manifest is damage, which nobody waits out.
+            box[0] = [(path, is_there(path / directory.MANIFEST)) for path in choose()]
+        except (UserError, ArtifactError) as error:
+            box[1] = str(error)
     distributed.broadcast_object_list(box, src=0)
-    wait_for_files(root / name / directory.MANIFEST for name, whole in box[0] if whole)
-    return [root / name for name, _ in box[0]]
+    found, problem = box
+    if problem is not None:
+        raise UserError(problem)
+    wait_for_files(path / directory.MANIFEST for path, whole in found if whole)
+    return [path for path, _ in found]
 
 
 def load_other(state: TrainingState, chosen: Path, layout: dict[str, int]) -> CheckpointManifest:

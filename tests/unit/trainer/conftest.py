@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,26 @@ def single_rank() -> Iterator[None]:
     yield
     parallel_state.destroy_model_parallel()
     torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def saved(single_rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of one run; tests work on copies."""
+    from test_trainer_checkpoint import ABOUT, Training
+
+    from primus.trainer.checkpoint import save
+
+    root, training = tmp_path_factory.mktemp("saved"), Training()
+    for _ in range(2):
+        training.steps(1)
+        save(training.state, root, ABOUT)
+    return root
+
+
+@pytest.fixture
+def root(saved: Path, tmp_path: Path) -> Path:
+    """A copy of them."""
+    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
 
 
 @pytest.fixture(scope="module")

@@ -26,23 +26,6 @@ pytestmark = pytest.mark.usefixtures("single_rank", "eager")
 KEY = str(ABOUT["key"])
 
 
-@pytest.fixture(scope="module")
-def saved(single_rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two checkpoints of one run; tests work on copies."""
-    from primus.trainer.checkpoint import save
-
-    root, training = tmp_path_factory.mktemp("saved"), Training()
-    for _ in range(2):
-        training.steps(1)
-        save(training.state, root, ABOUT)
-    return root
-
-
-@pytest.fixture
-def root(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
-
-
 @pytest.mark.fault(
     40,
     injected="code in the index, common.pt or an object of a checkpoint, its manifest forged",

@@ -24,23 +24,6 @@ SHARD = "__0_0.distcp"
 LARGE = {"hidden_size": 256, "ffn_hidden_size": 512, "num_attention_heads": 8, "bf16": True}
 
 
-@pytest.fixture(scope="module")
-def saved(single_rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two checkpoints of one run; tests work on copies."""
-    from primus.trainer.checkpoint import save
-
-    root, training = tmp_path_factory.mktemp("saved"), Training()
-    for _ in range(2):
-        training.steps(1)
-        save(training.state, root, ABOUT)
-    return root
-
-
-@pytest.fixture
-def root(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
-
-
 def files_of(state: Any, root: Path) -> dict[str, bytes]:
     """All that a checkpoint holds of a state: one rank writes the same bytes of the same state."""
     from primus.trainer.checkpoint import save
