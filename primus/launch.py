@@ -174,9 +174,11 @@ def with_all_cores(nodes: int) -> list[str]:
 
 
 # Large tensors stay mapped between steps and lie in huge pages, so that they cost no page faults.
+# What glibc cut off when it aligned a tensor must join it again when that is freed, or no tensor of
+# its size fits there any more: tcache and fastbins would keep it apart.
 _ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:"
-    "glibc.malloc.trim_threshold=17179869184"
+    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 }
 
 
