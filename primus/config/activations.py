@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from primus.config.kept_scores import kept_scores
+from primus.config.kept_scores import in_blocks, kept_scores
 from primus.config.layer_pattern import expert_layers
 from primus.config.layout import layers_of_stages, layout
 from primus.config.weights import head_size, query_groups
@@ -80,14 +80,17 @@ def layer_tensors(s: Any, with_experts: bool) -> Mapping[str, float]:
     tokens = _tokens(s)
     own = tokens / (tp if s.sequence_parallel else 1)
     hidden = own * s.hidden_size * width
-    kept = {"input": hidden, "layernorm": 2 * hidden + 2 * 4 * own, "rest": hidden}
+    # Our own layers make what a norm gave again where one linear layer alone reads it.
+    apart = 2 if not _local(s) else bool(s.multi_latent_attention) + with_experts
+    kept = {"input": hidden, "layernorm": apart * hidden + 2 * 4 * own, "rest": hidden}
     heads = s.num_attention_heads
     if s.multi_latent_attention:
-        kept["rest"] += own * 2 * ((s.q_lora_rank or 0) + s.kv_lora_rank) * width
+        latent = own * ((s.q_lora_rank or 0) + s.kv_lora_rank) * width
+        kept["rest"] += latent if _local(s) and s.qk_layernorm else 2 * latent
         # Fused attention takes and gives values as wide as queries, and the padding is cut off.
         query = heads * (s.qk_head_dim + s.qk_pos_emb_head_dim)
         value = heads * s.v_head_dim
-        inside = value if kept_scores(s) else query
+        inside = value if in_blocks(s) else query
         kept["mla_up_proj"] = tokens / tp * (2 * query + inside) * width
         values = inside + value
     else:
@@ -221,8 +224,11 @@ def _inner(s: Any) -> int:
 
     Our own gated layer makes what it multiplies again, from the two branches.
     """
-    local = s.platform == "cpu" or s.transformer_impl == "local"
-    return 2 if s.swiglu and local else _branches(s) + 1
+    return 2 if s.swiglu and _local(s) else _branches(s) + 1
+
+
+def _local(s: Any) -> bool:
+    return bool(s.platform == "cpu" or s.transformer_impl == "local")
 
 
 def _branches(s: Any) -> int:

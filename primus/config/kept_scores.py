@@ -1,4 +1,4 @@
-"""Scores of attention that training on a CPU keeps in memory: which, and how many."""
+"""Attention in blocks of queries, on a CPU: where it serves, and which scores it keeps."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ BLOCK = 128
 LONGEST = 2048
 
 
-def kept_scores(s: Any) -> int:
-    """Scores that each head keeps of one sequence; 0 where attention never writes them."""
+def in_blocks(s: Any) -> bool:
+    """Whether training computes its attention in blocks; without AMX, which is not asked for."""
     fused = s.platform != "cpu" or s.context_parallel_size > 1 or s.attention_dropout > 0
-    if fused or s.fp16 or s.seq_length > LONGEST or drops_scores(s):
-        return 0
-    return scores_per_head(s.seq_length)
+    return not fused and not s.fp16 and faster_in_blocks(s.seq_length, float32=not s.bf16)
 
 
-def drops_scores(s: Any) -> bool:
-    """Whether selective recomputation was asked to keep nothing of attention.
+def faster_in_blocks(positions: int, *, float32: bool) -> bool:
+    """Whether blocks are faster than torch's kernel, also where they compute scores twice."""
+    return not float32 or positions <= LONGEST
+
+
+def kept_scores(s: Any) -> int:
+    """Scores that each head keeps of one sequence; 0 where attention keeps none."""
+    return scores_per_head(s.seq_length) if in_blocks(s) and keeps_scores(s, s.seq_length) else 0
+
+
+def keeps_scores(s: Any, positions: int) -> bool:
+    """Whether blocks keep their scores, else they compute them again in the backward pass.
 
     Args:
         s: settings, or Megatron's own configuration: the keys have the same names.
     """
-    return s.recompute_granularity == "selective" and "core_attn" in s.recompute_modules
+    dropped = s.recompute_granularity == "selective" and "core_attn" in s.recompute_modules
+    return positions <= LONGEST and not dropped
 
 
 def scores_per_head(positions: int) -> int:

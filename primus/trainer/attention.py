@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from megatron.core import parallel_state
@@ -11,7 +11,7 @@ from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
 from torch.nn import functional as F
 
-from primus.config.kept_scores import drops_scores
+from primus.config.kept_scores import keeps_scores
 from primus.trainer import attention_blocks
 from primus.trainer.context_parallel import gathered_attention
 from primus.trainer.kernels import split_rotate
@@ -24,7 +24,7 @@ def causal_attention(
     *,
     scale: float | None = None,
     dropout: float = 0.0,
-    blocks: bool = False,
+    blocks: Literal["keep", "again"] | None = None,
 ) -> Tensor:
     """Scaled dot-product attention in which a position sees itself and what came before.
 
@@ -42,7 +42,9 @@ def causal_attention(
         return gathered_attention(query, key, value, group=group, scale=scale, dropout=dropout)
     if blocks:
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return attention_blocks.block_attention(query, key, value, scale).permute(2, 0, 1, 3)
+        keep = blocks == "keep"
+        out = attention_blocks.block_attention(query, key, value, scale, keep=keep)
+        return out.permute(2, 0, 1, 3)
     out = F.scaled_dot_product_attention(
         query,
         key,
@@ -55,14 +57,18 @@ def causal_attention(
     return out.permute(2, 0, 1, 3)
 
 
-def in_blocks(config: Any, like: Tensor, positions: int, dropout: float) -> bool:
-    """Whether a layer's attention is computed in blocks that keep their scores.
+def in_blocks(
+    config: Any, like: Tensor, positions: int, dropout: float
+) -> Literal["keep", "again"] | None:
+    """Whether a layer's attention is computed in blocks, and whether these keep their scores.
 
     Args:
         like: of the operands' type and device. positions: of the whole sequence.
     """
     whole = parallel_state.get_context_parallel_world_size() == 1 and dropout == 0.0
-    return whole and not drops_scores(config) and attention_blocks.serves(like, positions)
+    if not whole or not attention_blocks.serves(like, positions):
+        return None
+    return "keep" if keeps_scores(config, positions) else "again"
 
 
 def refuse_inference(arguments: dict[str, Any]) -> None:

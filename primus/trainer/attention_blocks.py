@@ -1,8 +1,8 @@
-"""Causal attention on a CPU: batched matrix products over blocks of queries, scores kept.
+"""Causal attention on a CPU: batched matrix products over blocks of queries.
 
 torch's own kernel for CPUs computes the scores once more in the backward pass, from products too
 small for the library of matrix products. Here one product covers all heads and all keys that a
-block of queries may see, and the probabilities stay in memory, which short sequences allow.
+block of queries may see, and the probabilities may stay in memory, which short sequences allow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from primus.config.kept_scores import BLOCK, LONGEST, blocks, scores_per_head
+from primus.config.kept_scores import BLOCK, blocks, faster_in_blocks, scores_per_head
 
 
 def serves(like: Tensor, positions: int) -> bool:
@@ -25,65 +25,78 @@ def serves(like: Tensor, positions: int) -> bool:
     return (
         like.device.type == "cpu"
         and like.dtype in (torch.float32, torch.bfloat16)
-        and positions <= LONGEST
+        and faster_in_blocks(positions, float32=like.dtype == torch.float32)
         and not torch.cpu._is_amx_tile_supported()
     )
 
 
-def block_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def block_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, keep: bool = True
+) -> Tensor:
     """Causal scaled dot-product attention; all operands in one dtype.
 
     Args:
         query: (b, heads, s, head). key: (b, groups, s, head). value: (b, groups, s, value head);
             heads is a multiple of groups.
         scale: of the scores. They are rounded to the operands' dtype once.
+        keep: probabilities until the backward pass, which else computes them again.
 
     Returns:
         (b, heads, s, value head).
     """
-    out: Tensor = _BlockAttention.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, scale, keep
+    )
     return out
 
 
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, keep: bool
+    ) -> Tensor:
         out: Tensor
-        out, kept = _forward(query, key, value, scale)
+        out, kept = _forward(query, key, value, scale, keep)
         ctx.save_for_backward(query, key, value, kept)
         ctx.scale = scale
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        return *_backward(grads[0], *ctx.saved_tensors, ctx.scale), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        return *_backward(grads[0], *ctx.saved_tensors, ctx.scale), None, None
 
 
 # Operators of their own, so that who watches GEMMs sees as little of them as of a fused kernel.
 @torch.library.custom_op("primus::block_attention", mutates_args=())
-def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The attention's output, and the probabilities of all blocks one after the other."""
-    (b, heads, s, _), groups = query.shape, key.shape[1]
-    q, k, v = _by_group(query, groups), key.flatten(0, 1), value.flatten(0, 1)
-    out = query.new_empty(b * groups, heads // groups, s, value.shape[-1])
-    kept = query.new_empty(b * heads * scores_per_head(s))
-    # Added: as a mask to fill by it takes four times as long.
-    later = query.new_full((BLOCK, BLOCK), -math.inf).triu(1)
-    for (start, stop), probabilities in _kept_blocks(kept, b * groups, heads // groups, s):
-        scores = _product(_rows(q, start, stop), _seen(k, stop).transpose(1, 2), scale)
-        diagonal = scores.view(*q.shape[:2], stop - start, stop)[..., start:]
-        diagonal += later[: stop - start, : stop - start]
-        torch.softmax(scores, -1, out=probabilities)
-        rows = torch.bmm(probabilities, v[:, :stop])
-        out[:, :, start:stop] = rows.view(*out.shape[:2], stop - start, -1)
-    return out.view(b, heads, s, -1), kept
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """The attention's output, and the probabilities of all blocks one after the other, or none.
+
+    The output lies in memory as (s, b, heads, value head), which is what the next layer reads.
+    """
+    out, kept = _output(query, value), _kept(query, keep)
+    scores = _Scores(query, key, scale)
+    v, by_group = value.flatten(0, 1), out.view(*scores.queries.shape[:3], -1)
+    for (start, stop), room in scores.blocks(kept):
+        rows = torch.bmm(scores.probabilities(start, stop, room), v[:, :stop])
+        by_group[:, :, start:stop] = rows.view(*by_group.shape[:2], stop - start, -1)
+    return out, kept
 
 
 @_forward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, scale: float, keep: bool) -> tuple[Tensor, Tensor]:
+    return _output(query, value), _kept(query, keep)
+
+
+def _kept(query: Tensor, keep: bool) -> Tensor:
     b, heads, s, _ = query.shape
-    kept = query.new_empty(b * heads * scores_per_head(s))
-    return query.new_empty(b, heads, s, value.shape[-1]), kept
+    return query.new_empty(b * heads * scores_per_head(s) if keep else 0)
+
+
+def _output(query: Tensor, value: Tensor) -> Tensor:
+    b, heads, s, _ = query.shape
+    return query.new_empty(s, b, heads, value.shape[-1]).permute(1, 2, 0, 3)
 
 
 @torch.library.custom_op("primus::block_attention_backward", mutates_args=())
@@ -91,11 +104,13 @@ def _backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    (b, heads, s, _), groups = query.shape, key.shape[1]
-    q, k, v = _by_group(query, groups), key.flatten(0, 1), value.flatten(0, 1)
-    grad, dq = _by_group(grad, groups), torch.empty_like(q, memory_format=torch.contiguous_format)
+    scores = _Scores(query, key, scale)
+    q, k, v = scores.queries, scores.keys, value.flatten(0, 1)
+    grad, dq = _by_group(grad, key.shape[1]), torch.empty_like(q, memory_format=_CONTIGUOUS)
     dk, dv = _Sum(k), _Sum(v)
-    for (start, stop), probabilities in _kept_blocks(kept, b * groups, heads // groups, s):
+    for (start, stop), room in scores.blocks(kept):
+        known = kept.numel() > 0
+        probabilities = room if known else scores.probabilities(start, stop, room)
         drows = _rows(grad, start, stop)
         dv.add(torch.bmm(probabilities.transpose(1, 2), drows))
         dprobabilities = torch.bmm(drows, _seen(v, stop).transpose(1, 2))
@@ -128,16 +143,41 @@ class _Sum:
         return self._sum.to(self._dtype)
 
 
-def _kept_blocks(
-    kept: Tensor, batches: int, queries: int, s: int
-) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Each block with its probabilities, (batches, queries · block, keys that it sees)."""
-    at = 0
-    for start, stop in blocks(s):
-        rows = queries * (stop - start)
-        size = batches * rows * stop
-        yield (start, stop), kept[at : at + size].view(batches, rows, stop)
-        at += size
+class _Scores:
+    """Scores of a sequence by blocks of queries, all heads of a group of them in one product."""
+
+    def __init__(self, query: Tensor, key: Tensor, scale: float) -> None:
+        self.queries, self.keys = _by_group(query, key.shape[1]), key.flatten(0, 1)
+        self._scale = scale
+        # Added: as a mask to fill by it takes four times as long.
+        self._later = query.new_full((BLOCK, BLOCK), -math.inf).triu(1)
+
+    def blocks(self, kept: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+        """Each block with room for its probabilities, (batches, queries · block, keys it sees).
+
+        Args:
+            kept: where they are one after the other; of no size: there is one room for all.
+        """
+        batches, queries, s, _ = self.queries.shape
+        largest = batches * queries * min(BLOCK, s) * s
+        room = kept if kept.numel() else self.queries.new_empty(largest)
+        at = 0
+        for start, stop in blocks(s):
+            rows = queries * (stop - start)
+            size = batches * rows * stop
+            yield (start, stop), room[at : at + size].view(batches, rows, stop)
+            at += size if kept.numel() else 0
+
+    def probabilities(self, start: int, stop: int, room: Tensor) -> Tensor:
+        """Those of one block, written into `room`."""
+        q, k = _rows(self.queries, start, stop), _seen(self.keys, stop)
+        scores = _product(q, k.transpose(1, 2), self._scale)
+        diagonal = scores.view(*self.queries.shape[:2], stop - start, stop)[..., start:]
+        diagonal += self._later[: stop - start, : stop - start]
+        return torch.softmax(scores, -1, out=room)
+
+
+_CONTIGUOUS = torch.contiguous_format
 
 
 def _by_group(x: Tensor, groups: int) -> Tensor:

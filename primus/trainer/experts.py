@@ -200,7 +200,10 @@ def expert_layer_spec(config: Any) -> ModuleSpec:
             router=Router,
             experts=ModuleSpec(module=Experts if gated else SequentialMLP, submodules=linears),
             shared_experts=feed_forward_spec(
-                gated=gated, gated_module=SharedExperts, module=SharedExpertMLP
+                ColumnParallelLinear,
+                gated=gated,
+                gated_module=SharedExperts,
+                module=SharedExpertMLP,
             ),
         ),
     )

@@ -49,14 +49,14 @@ def _major_version(compiler: str) -> int:
 
 
 @torch.compile(dynamic=False)
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Normalised rows of `x`, and what each was scaled by, (..., 1) float32; no graph."""
     x32 = x.float()
     scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
     return (x32 * scale).to(x.dtype) * weight, scale
 
 
-@torch.compile(dynamic=False)
-def _rms_norm_backward(
+def _rms_norm_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     normed = x.float() * scale
@@ -68,16 +68,28 @@ def _rms_norm_backward(
     return dx.to(x.dtype), dweight.to(weight.dtype)
 
 
+_rms_norm_gradients_alone = torch.compile(_rms_norm_gradients, dynamic=False)
+
+
+@torch.compile(dynamic=False)
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `x` and `weight`, and the normalised rows once more: all in one pass."""
+    dx, dweight = _rms_norm_gradients(grad, x, weight, scale)
+    return dx, dweight, (x.float() * scale).to(x.dtype) * weight
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        y, scale = _rms_norm(x, weight, eps)
+        y, scale = rms_norm_forward(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        dx, dweight = _rms_norm_backward(grads[0], *ctx.saved_tensors)
+        dx, dweight = _rms_norm_gradients_alone(grads[0], *ctx.saved_tensors)
         return dx, dweight, None
 
 

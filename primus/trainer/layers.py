@@ -37,6 +37,7 @@ from primus.trainer.kernels import rms_norm
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear
 from primus.trainer.mla import LatentSelfAttention, RotaryTable
 from primus.trainer.mlp import feed_forward_spec
+from primus.trainer.norm_linear import NormColumnParallelLinear
 
 
 class RMSNorm(nn.Module):
@@ -63,7 +64,7 @@ def _attention_spec(config: Any) -> ModuleSpec:
         module=SdpaSelfAttention,
         params=params,
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear,
+            linear_qkv=NormColumnParallelLinear,
             core_attention=IdentityOp,
             linear_proj=RowParallelLinear,
             q_layernorm=norm,
@@ -73,25 +74,21 @@ def _attention_spec(config: Any) -> ModuleSpec:
 
 
 def layer_spec(config: Any, attention: ModuleSpec, *, experts: bool) -> ModuleSpec:
-    """One transformer layer with that attention, dense or with experts."""
-    dense = feed_forward_spec(gated=config.gated_linear_unit)
-    # The names that transformer-engine gives where it fuses a norm with the layer after it, so
-    # that checkpoints fit both.
-    names = {}
-    if not config.multi_latent_attention:
-        names["input_layernorm."] = "self_attention.linear_qkv.layer_norm_"
-    if not experts:
-        names["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
+    """One transformer layer with that attention, dense or with experts.
+
+    A norm belongs to the linear layer after it where that alone reads it, as in transformer-engine:
+    checkpoints fit both.
+    """
+    dense = feed_forward_spec(NormColumnParallelLinear, gated=config.gated_linear_unit)
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
+            input_layernorm=RMSNorm if config.multi_latent_attention else IdentityOp,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=RMSNorm,
+            pre_mlp_layernorm=RMSNorm if experts else IdentityOp,
             mlp=expert_layer_spec(config) if experts else dense,
             mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map=names,
         ),
     )
 

@@ -26,8 +26,9 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 from primus.trainer.attention import causal_attention, in_blocks, refuse_inference
-from primus.trainer.kernels import latent_heads, rms_norm
+from primus.trainer.kernels import latent_heads
 from primus.trainer.linear import ColumnParallelLinear, RowParallelLinear, linear
+from primus.trainer.norm_linear import NormColumnParallelLinear
 
 
 class ReplicatedLinear(nn.Module):
@@ -48,26 +49,6 @@ class ReplicatedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
         return linear(x, self.weight, None, self.gemm)
-
-
-class NormColumnParallelLinear(ColumnParallelLinear):
-    """RMSNorm and the layer after it, with the parameter names of transformer-engine's."""
-
-    def __init__(self, input_size: int, *args: Any, config: Any, **kwargs: Any) -> None:
-        super().__init__(input_size, *args, config=config, **kwargs)
-        self.eps = config.layernorm_epsilon
-        device = None if config.use_cpu_initialization else torch.cuda.current_device()
-        self.layer_norm_weight = nn.Parameter(
-            torch.ones(input_size, dtype=config.params_dtype, device=device)
-        )
-        self.layer_norm_weight.sequence_parallel = (  # type: ignore[attr-defined]
-            config.sequence_parallel
-        )
-
-    def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Normalise (s, b, in) and project it to (s, b, out of this rank)."""
-        normed = rms_norm(input_, self.layer_norm_weight, self.eps)
-        return super().forward(normed, *args, **kwargs)  # type: ignore[no-any-return]
 
 
 @dataclass

@@ -71,11 +71,15 @@ class SwiGLUMLP(MLP):
 
 
 def feed_forward_spec(
-    *, gated: bool, gated_module: type[SwiGLUMLP] = SwiGLUMLP, module: type[MLP] = MLP
+    first: type[ColumnParallelLinear],
+    *,
+    gated: bool,
+    gated_module: type[SwiGLUMLP] = SwiGLUMLP,
+    module: type[MLP] = MLP,
 ) -> ModuleSpec:
-    """A feed-forward layer of one of two modules, gated or not."""
+    """A feed-forward layer of one of two modules, gated or not, with that first layer."""
     second = GatedRowParallelLinear if gated else RowParallelLinear
     return ModuleSpec(
         module=gated_module if gated else module,
-        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=second),
+        submodules=MLPSubmodules(linear_fc1=first, linear_fc2=second),
     )

@@ -40,8 +40,9 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 def plain(own: Any, x: Tensor, angles: Tensor, groups: int, queries: int) -> Tensor:
     """One sequence (s, hidden)."""
-    s = len(x)
-    rows = F.linear(x, own.linear_qkv.weight).view(s, groups, queries + 2, -1)
+    s, first = len(x), own.linear_qkv
+    x = F.rms_norm(x, x.shape[-1:], first.layer_norm_weight, 1e-5)
+    rows = F.linear(x, first.weight).view(s, groups, queries + 2, -1)
     causal = torch.full((s, s), float("-inf")).triu(1)
 
     def norm(head: Tensor, weight: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention in blocks that keep their scores, against torch's in float64."""
+"""Attention in blocks of queries, against torch's in float64."""
 
 from __future__ import annotations
 
@@ -45,10 +45,13 @@ def results(run: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "again"])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_output_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, limit: float) -> None:
+def test_output_and_gradients(
+    shape: tuple[int, ...], keep: bool, dtype: torch.dtype, limit: float
+) -> None:
     *inputs, grad = operands(shape, dtype)
-    found = results(lambda q, k, v: block_attention(q, k, v, SCALE), tuple(inputs), grad)
+    found = results(lambda q, k, v: block_attention(q, k, v, SCALE, keep=keep), tuple(inputs), grad)
 
     def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=SCALE, enable_gqa=True)
@@ -58,6 +61,16 @@ def test_output_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, limit:
         assert ours.dtype == dtype
         assert ours.shape == wanted.shape
         assert (ours - wanted).norm() < limit * wanted.norm()
+
+
+def test_scores_that_are_computed_again_are_the_same() -> None:
+    *inputs, grad = operands((2, 4, 2, 2 * BLOCK + 17, 16, 16), torch.bfloat16)
+    kept, again = (
+        results(lambda q, k, v, n=n: block_attention(q, k, v, SCALE, keep=n), tuple(inputs), grad)
+        for n in (True, False)
+    )
+    for one, other in zip(kept, again, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_operands_of_any_layout() -> None:
@@ -89,6 +102,9 @@ def test_keeps_as_many_scores_as_the_plan_says() -> None:
     with Allocated() as seen:
         block_attention(*inputs, SCALE)
     assert seen.largest == 4 * 2 * 4 * scores_per_head(2 * BLOCK + 17)
+    with Allocated() as seen:
+        block_attention(*inputs, SCALE, keep=False)
+    assert seen.largest < 4 * 2 * 4 * scores_per_head(2 * BLOCK + 17) / 2
     assert sum(stop - start for start, stop in blocks(2 * BLOCK + 17)) == 2 * BLOCK + 17
 
 
@@ -125,33 +141,37 @@ def served(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "blocks"),
     [
-        ({}, True),
-        (SELECTIVE, False),
-        ({"dropout": 0.5}, False),
-        ({"dtype": torch.float16}, False),
-        ({"positions": LONGEST + 1}, False),
+        ({}, "keep"),
+        (SELECTIVE, "again"),
+        ({"dropout": 0.5}, None),
+        ({"dtype": torch.float16}, None),
+        ({"positions": LONGEST + 1}, None),
+        ({"positions": LONGEST + 1, "dtype": torch.bfloat16}, "again"),
     ],
     ids=str,
 )
-def test_who_serves(changes: dict[str, Any], blocks: bool) -> None:
+def test_who_serves(changes: dict[str, Any], blocks: str | None) -> None:
     like = torch.zeros(1, dtype=changes.get("dtype", torch.float32))
     config = model_config(tiny(**{k: v for k, v in changes.items() if k.startswith("recompute")}))
     positions, dropout = changes.get("positions", LONGEST), changes.get("dropout", 0.0)
-    assert in_blocks(config, like, positions, dropout) is blocks
+    assert in_blocks(config, like, positions, dropout) == blocks
 
 
 @pytest.mark.usefixtures("single_rank")
-@pytest.mark.parametrize("blocks", [False, True])
-def test_the_model_takes_the_chosen_one(monkeypatch: pytest.MonkeyPatch, blocks: bool) -> None:
+@pytest.mark.parametrize("blocks", [None, "keep", "again"])
+def test_the_model_takes_the_chosen_one(monkeypatch: pytest.MonkeyPatch, blocks: Any) -> None:
     calls = []
     true = attention_blocks.block_attention
-    monkeypatch.setattr(
-        attention.attention_blocks, "block_attention", lambda *a: calls.append(1) or true(*a)
-    )
+
+    def counted(*operands: Any, keep: bool) -> Tensor:
+        calls.append(keep)
+        return true(*operands, keep=keep)
+
+    monkeypatch.setattr(attention.attention_blocks, "block_attention", counted)
     q, k, v, _ = operands((1, 2, 2, 40, 4, 4), torch.float32)
     fused = F.scaled_dot_product_attention(q, k, v, is_causal=True).permute(2, 0, 1, 3)
     torch.testing.assert_close(causal_attention(q, k, v, blocks=blocks), fused)
-    assert len(calls) == blocks
+    assert calls == ([] if blocks is None else [blocks == "keep"])
 
 
 def test_with_amx_torchs_own_kernel_serves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,16 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer_tiny import tiny, tiny_deepseek
 
 from primus.config.frozen import StageSettings
+from primus.trainer import attention_blocks
 
-pytestmark = [
-    pytest.mark.usefixtures("single_rank", "eager"),
-    # Upstream's, of core_attn with transformer-engine.
-    pytest.mark.filterwarnings("ignore:If you are using transformer_engine:UserWarning"),
-]
+pytestmark = pytest.mark.usefixtures("single_rank", "eager", "whole_attention")
 
 AT = torch.ops.aten
-# Attention without blocks that keep their scores.
-SDPA = {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+
+
+@pytest.fixture
+def whole_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All scores at once, by torch, whose products are counted."""
+    monkeypatch.setattr(attention_blocks, "serves", lambda *_: False)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ SDPA = {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]
 def test_products_of_weights_and_scores(changes: dict[str, Any]) -> None:
     from primus.config.flops import flops_per_token
 
-    settings = tiny(**changes, **SDPA)
+    settings = tiny(**changes)
     counted = counted_flops(settings)
     assert set(counted) == {AT.mm, AT.bmm}
     # Plain attention computes the whole square of scores; the causal mask leaves half of it.
@@ -48,7 +49,7 @@ def test_products_of_weights_and_scores(changes: dict[str, Any]) -> None:
 def test_products_of_experts_and_latent_attention(family: str) -> None:
     from primus.config.flops import flops_per_token
 
-    settings = tiny_deepseek(family, **SDPA)
+    settings = tiny_deepseek(family)
     counted = counted_flops(settings)
     tokens = settings.micro_batch_size * settings.seq_length
     query = settings.qk_head_dim + settings.qk_pos_emb_head_dim
