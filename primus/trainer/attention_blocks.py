@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -148,9 +149,7 @@ class _Scores:
 
     def __init__(self, query: Tensor, key: Tensor, scale: float) -> None:
         self.queries, self.keys = _by_group(query, key.shape[1]), key.flatten(0, 1)
-        self._scale = scale
-        # Added: as a mask to fill by it takes four times as long.
-        self._later = query.new_full((BLOCK, BLOCK), -math.inf).triu(1)
+        self._scale, self._later = scale, _later(query.dtype)
 
     def blocks(self, kept: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
         """Each block with room for its probabilities, (batches, queries · block, keys it sees).
@@ -175,6 +174,12 @@ class _Scores:
         diagonal = scores.view(*self.queries.shape[:2], stop - start, stop)[..., start:]
         diagonal += self._later[: stop - start, : stop - start]
         return torch.softmax(scores, -1, out=room)
+
+
+@cache
+def _later(dtype: torch.dtype) -> Tensor:
+    """Added to the scores of later keys: filled in by a mask it takes four times as long."""
+    return torch.full((BLOCK, BLOCK), -math.inf, dtype=dtype).triu(1)
 
 
 _CONTIGUOUS = torch.contiguous_format
