@@ -158,11 +158,14 @@ def trace(settings: StageSettings) -> Recorded:
     install("cpu")
     torch.compiler.set_stance("force_eager")
     from primus.trainer.dry_steps import trace_micro_batch
+    from primus.trainer.linear import TorchGemm
 
-    # The platform decides only where tensors lie, and these lie nowhere.
+    # The platform decides where tensors lie, and these lie nowhere, and whether torch's GEMMs add
+    # to float32 themselves (`primus.trainer.linear`).
+    gemm = TorchGemm(into_float32=settings.platform == "cuda")
     here = StageSettings.of(
         "shapes", settings.as_dict() | {"platform": "cpu"}, experiment=settings.experiment
     )
     recorded: list[GemmRecorder] = []
-    trace_micro_batch(here, _recorders(recorded))
+    trace_micro_batch(here, _recorders(recorded), gemm)
     return Recorded.joined(recorder.recorded for recorder in recorded)

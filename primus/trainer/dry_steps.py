@@ -113,7 +113,9 @@ def train_steps(
         take_step(optimizer, settings.clip_grad)
 
 
-def trace_micro_batch(settings: StageSettings, around: AroundTrace) -> None:
+def trace_micro_batch(
+    settings: StageSettings, around: AroundTrace, gemm: Gemm | None = None
+) -> None:
     """One forward and backward of one rank of each pipeline stage, without memory or device.
 
     Parameters and activations are fake tensors, collectives go to a fake process group. No other
@@ -129,7 +131,7 @@ def trace_micro_batch(settings: StageSettings, around: AroundTrace) -> None:
         waiting = [other for other in others if not chunk.like(other[0])]
         times = 1 + len(others) - len(waiting)
         with _fake_stage(settings, stage), FakeTensorMode(allow_non_fake_inputs=True):
-            _trace_chunk(settings, chunk, times, around)
+            _trace_chunk(settings, chunk, times, around, gemm or TorchGemm())
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,10 @@ def _chunks(settings: StageSettings) -> Iterator[_Chunk]:
         )
 
 
-def _trace_chunk(settings: StageSettings, chunk: _Chunk, times: int, around: AroundTrace) -> None:
-    watched = _Watched(TorchGemm())
+def _trace_chunk(
+    settings: StageSettings, chunk: _Chunk, times: int, around: AroundTrace, gemm: Gemm
+) -> None:
+    watched = _Watched(gemm)
     config = _dry_config(settings, watched)
     config.perform_initialization = False
     fit_recomputation(config, chunk.layers)

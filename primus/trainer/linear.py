@@ -6,7 +6,9 @@ Weight gradients are added into Megatron's `main_grad` by the GEMM itself where 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,6 +18,9 @@ from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
 )
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+logger = logging.getLogger(__name__)
 
 
 class Gemm(Protocol):
@@ -36,7 +41,17 @@ class Gemm(Protocol):
 
 
 class TorchGemm:
-    """`Gemm` by `torch.mm`."""
+    """`Gemm` by `torch.mm`.
+
+    Args:
+        into_float32: whether a product of a narrower type is added to float32 by the GEMM itself;
+            None: where the device can.
+    """
+
+    _into_float32: bool | None = None
+
+    def __init__(self, *, into_float32: bool | None = None) -> None:
+        self._into_float32 = into_float32
 
     def mm(self, a: Tensor, b: Tensor) -> Tensor:
         """`a @ b`."""
@@ -46,11 +61,40 @@ class TorchGemm:
         """`out += a @ b`, returned."""
         if out.dtype == a.dtype:
             return torch.addmm(out, a, b, out=out)
+        wide = self._into_float32
+        if wide is None:
+            wide = a.is_cuda and out.dtype == torch.float32 and adds_into_float32(a.dtype)
+        if wide:
+            return torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
         return out.add_(torch.mm(a, b))
 
     def varying(self, dimension: Literal["n", "k"]) -> Gemm:
         """Itself: `torch.mm` takes any size."""
         return self
+
+
+@cache
+def adds_into_float32(dtype: torch.dtype) -> bool:
+    """Whether products of `dtype` are added to float32 by one GEMM on this GPU; says so where not.
+
+    A small product tells, once per process: torch has had this for NVIDIA's GPUs only, and nothing
+    but the device itself can say that it is right there.
+    """
+    if torch.version.hip is not None:
+        return False
+    # Whoever watches GEMMs must not see this one.
+    with _disable_current_modes(), torch.no_grad():
+        # 264.5 has more digits than bfloat16.
+        a, b = (torch.ones(16, 264, dtype=dtype, device="cuda") for _ in range(2))
+        out = torch.full((16, 16), 0.5, device="cuda")
+        try:
+            torch.addmm(out, a, b.t(), out_dtype=torch.float32, out=out)
+            why = "" if bool((out == 264.5).all()) else f"264.5 came out as {out[0, 0].item()}"
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+    if why:
+        logger.warning("weight gradients of %s are added apart, which is slower: %s", dtype, why)
+    return not why
 
 
 def weight_gradient(

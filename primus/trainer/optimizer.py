@@ -15,7 +15,7 @@ from torch import Tensor
 from primus.config.frozen import StageSettings
 from primus.trainer.fully_sharded import over_shares
 from primus.trainer.model import params_dtype
-from primus.trainer.platform import use_fused_adam
+from primus.trainer.platform import norm_in_few_kernels, use_fused_adam
 
 
 class FusedAdam(torch.optim.Optimizer):
@@ -38,7 +38,7 @@ class FusedAdam(torch.optim.Optimizer):
         adam_w_mode: bool = True,
     ) -> None:
         self._fused = torch._fused_adamw_ if adam_w_mode else torch._fused_adam_
-        self.grad_divisor: Tensor | None = None
+        self.grad_divisor: float | None = None
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         )
@@ -53,7 +53,11 @@ class FusedAdam(torch.optim.Optimizer):
             if not params:
                 continue
             states = [self._state(p) for p in params]
-            step = torch.tensor(float(group["step"]), device=params[0].device)
+            # Filled where they are read: a copy from the host would wait for the device, and the
+            # kernel of a GPU takes the address of memory of the host as it is.
+            step = torch.full((), float(group["step"]), device=params[0].device)
+            divisor = self.grad_divisor
+            grad_scale = torch.full_like(step, divisor) if divisor is not None else None
             beta1, beta2 = group["betas"]
             self._fused(
                 params,
@@ -69,7 +73,7 @@ class FusedAdam(torch.optim.Optimizer):
                 weight_decay=group["weight_decay"],
                 eps=group["eps"],
                 maximize=False,
-                grad_scale=self.grad_divisor,
+                grad_scale=grad_scale,
                 found_inf=None,
             )
 
@@ -91,6 +95,7 @@ class FusedAdam(torch.optim.Optimizer):
 def build_optimizer(settings: StageSettings, chunks: list[torch.nn.Module]) -> MegatronOptimizer:
     """Megatron's optimizer over the model's chunks: float32 state, sharded if asked for."""
     use_fused_adam(FusedAdam)
+    norm_in_few_kernels()
     config = OptimizerConfig(
         optimizer="adam",
         lr=settings.lr,
@@ -199,7 +204,7 @@ def take_step(optimizer: MegatronOptimizer, clip_grad: float) -> tuple[bool, flo
     if all(isinstance(adam, FusedAdam) for adam in inner):
         divisor = max(1.0, (norm + 1e-6) / clip_grad) if clip_grad > 0 else 1.0
         for adam in inner:
-            adam.grad_divisor = None if divisor == 1.0 else torch.tensor(divisor)
+            adam.grad_divisor = None if divisor == 1.0 else divisor
     elif clip_grad > 0:
         for part in parts:
             _clip(part, norm, clip_grad)

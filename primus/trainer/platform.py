@@ -240,6 +240,32 @@ def use_fused_adam(adam: type[torch.optim.Optimizer]) -> None:
     distrib_optimizer.USING_APEX_OPTIMIZER = True
 
 
+def norm_in_few_kernels() -> None:
+    """Have core take the norm of gradients on a GPU without reading each one's on the host.
+
+    Its own way without transformer-engine and apex waits for the device once per tensor.
+    """
+    from megatron.core import utils
+    from megatron.core.optimizer import clip_grads
+
+    if clip_grads.l2_norm_impl is utils.local_multi_tensor_l2_norm:
+        clip_grads.l2_norm_impl = _l2_norm
+
+
+def _l2_norm(
+    chunk_size: int, noop_flag: torch.Tensor, tensors: list[list[torch.Tensor]], *rest: Any
+) -> tuple[torch.Tensor, None]:
+    from megatron.core import utils
+
+    (several,) = tensors
+    if several[0].device.type == "cpu":
+        return utils.local_multi_tensor_l2_norm(  # type: ignore[no-any-return]
+            chunk_size, noop_flag, tensors, *rest
+        )
+    norms = torch.stack(torch._foreach_norm(several))
+    return torch.linalg.vector_norm(norms).view(1), None
+
+
 def recompute_without_transformer_engine() -> None:
     """Let core recompute norms where transformer-engine is missing.
 

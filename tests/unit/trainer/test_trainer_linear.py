@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from primus.trainer.linear import TorchGemm, grouped_linear, linear
+from primus.gemm.record import GemmRecorder
+from primus.trainer.linear import TorchGemm, adds_into_float32, grouped_linear, linear
 from primus.trainer.mlp import gated_linear
 
 
@@ -175,3 +177,28 @@ def test_gated_linear_keeps_only_what_it_was_given(buffered: bool) -> None:
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
     accumulating = "mm_accumulate" if buffered else "mm"
     assert [kind for kind, *_ in gemm.calls] == ["mm", "mm", accumulating]
+
+
+def test_gradients_are_added_in_float32_by_the_gemm_where_it_can() -> None:
+    with FakeTensorMode(), GemmRecorder() as seen:
+        a, b = (torch.empty(7, 5, dtype=torch.bfloat16), torch.empty(5, 3, dtype=torch.bfloat16))
+        out = torch.empty(7, 3)
+        assert TorchGemm(into_float32=True).mm_accumulate(a, b, out) is out
+        assert TorchGemm(into_float32=False).mm_accumulate(a, b, out) is out
+    wide, narrow = (problem for problem, _ in seen.calls)
+    assert (wide.a_type, wide.c_type, wide.d_type, wide.beta) == ("bf16_r", "f32_r", "f32_r", 1)
+    assert (narrow.d_type, narrow.beta) == ("bf16_r", 0)
+
+
+def test_a_device_that_cannot_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    adds_into_float32.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        # A CPU has no such product, and stands in for a GPU that refuses it.
+        for name in ("ones", "full"):
+            made = getattr(torch, name)
+            patch.setattr(torch, name, lambda *a, made=made, device, **k: made(*a, **k))
+        assert not any(adds_into_float32(torch.bfloat16) for _ in range(2))
+    adds_into_float32.cache_clear()
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "weight gradients of torch.bfloat16 are added apart, which is slower"
+    ]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from trainer_tiny import tiny
 
+from primus import shapes_dump
 from primus.gemm.record import GemmRecorder
 from primus.trainer import dry_steps
 from primus.trainer.thin import Thinned
@@ -79,3 +80,20 @@ def test_one_layer_of_each_kind_counts_for_all(
     whole, all_of_them = trace(nproc_per_node=world, **layout)
     assert thinned == whole
     assert fewer < all_of_them
+
+
+@pytest.mark.parametrize(
+    ("hardware", "added"),
+    [("h100", ("f32_r", "f32_r", 1.0)), ("mi300x", ("bf16_r", "bf16_r", 0.0))],
+)
+def test_weight_gradients_are_traced_as_the_platform_adds_them(
+    hardware: str, added: tuple[str, str, float]
+) -> None:
+    # So many tokens that no other size is as large.
+    settings = tiny(hardware=hardware, bf16=True, seq_length=40)
+    calls = shapes_dump.trace(shapes_dump.complete(settings)).calls
+    tokens = settings.micro_batch_size * settings.seq_length
+    # Nothing but a gradient of weights is summed over the tokens.
+    sums = {p: n for (p, phase), n in calls.items() if phase == "backward" and p.k == tokens}
+    assert sum(sums.values()) == 4 * settings.num_layers + 1
+    assert {(p.c_type, p.d_type, p.beta) for p in sums} == {added}
