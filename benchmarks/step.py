@@ -2,36 +2,39 @@
 
 Each contestant is a process of its own with the same environment, weights, data and precision.
 The rounds are interleaved, one step of each in turn: forward, loss, backward, gradient clipping,
-fused AdamW; on a CPU its processor time counts. "GEMM share" is the time of nothing but
-the step's matrix products, of exactly the recorded shapes and by the best kernels found, over the
-time of the step: 1 is the limit. "of peak" is the model's FLOPs over the time of the step and the
-measured peak of torch.mm. Memory is that of the whole process after the first steps, of the CPU or
-of the GPU.
-Peers that are not installed are left out (`benchmarks/requirements.txt`). Run from the repository:
+fused AdamW; on a CPU its processor time counts. On a GPU a turn is a few steps, whose first begins
+and whose last ends with an idle device; what compiles does so before, all contestants at once.
+"GEMM share" is the time of nothing but the step's matrix products, of exactly the recorded shapes
+and by the best kernels found, over the time of the step: 1 is the limit. "of peak" is the model's
+FLOPs (`primus.config.flops`) over the time of the step and the measured peak of torch.mm. Memory is
+that of the whole process after the first steps; on a GPU what torch has allocated there.
+A contestant that fails is left out, and the status is 1; figures come as they are measured.
+On a CPU peers that are not installed are left out (`benchmarks/requirements.txt`); on a GPU that
+ends it at once. Run from the repository:
 
     python -m benchmarks.step
     python -m benchmarks.step --rounds 15 --hidden-size 768 --bf16
     python -m benchmarks.step --experiment deepseek_v3_tiny
-    python -m benchmarks.step --device cuda      # about 1B parameters, bf16, sequences of 4096
+    python -m benchmarks.step --device cuda      # about 0.9B parameters, bf16, sequences of 4096
+    python -m benchmarks.step --device cuda --only "primus,primus tuned,gemm only,best gemm only"
     python -m benchmarks.step --only "primus tuned,primus loop" --rounds 31
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import multiprocessing
+import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import Connection
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import step_shape
+from benchmarks.step_check import look
 from benchmarks.step_contestants import (
     BEST,
     CONTESTANTS,
@@ -39,17 +42,18 @@ from benchmarks.step_contestants import (
     LOOP,
     OURS,
     TUNED,
-    environment,
-    seconds_at_peak,
+    at_peak,
     tune,
 )
+from benchmarks.step_process import Contestant, Failed, in_a_process
 from benchmarks.step_shape import Unavailable
 
 _PRODUCTS = (GEMM, BEST)
+_NEED_TUNING = (TUNED, LOOP, *_PRODUCTS)
 _SIZES = {
     "cpu": step_shape.SMALL,
     "cuda": {
-        "num_layers": 16,
+        "num_layers": 12,
         "hidden_size": 2048,
         "ffn_hidden_size": 8192,
         "num_attention_heads": 32,
@@ -59,8 +63,15 @@ _SIZES = {
         "micro_batch_size": 1,
     },
 }
-# All are in memory at once: a GPU holds four of them.
-_LEFT_OUT = {"cpu": {LOOP}, "cuda": {LOOP, "transformers eager", "litgpt compiled"}}
+# All are in memory at once: five that train take about 110 GB of a GPU.
+_LEFT_OUT = {"cpu": {LOOP}, "cuda": {LOOP, "transformers eager"}}
+_ROUNDS = {"cpu": 9, "cuda": 15}
+# Before those: what has compiled may compile once more, and memory settles.
+_WARMUP = {"cpu": 2, "cuda": 3}
+# Of a turn. Processes that share a GPU are switched between turns, and find its caches cold.
+_STEPS = {"cpu": 1, "cuda": 4}
+# After so many seconds a contestant is given up, and no round begins.
+_SECONDS = {"cpu": math.inf, "cuda": 480.0}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,22 +82,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = (*_SIZES["cpu"], "bf16", "device", "experiment")
         shape = {name: getattr(args, name) for name in names}
         shape["scratch"] = scratch
-        print(_in_a_process(tune, shape), flush=True)
-        at_peak = _in_a_process(seconds_at_peak, shape)
-        processes: dict[str, _Contestant] = {}
-        for name in [OURS, *(name for name in args.only if name != OURS)]:
-            contestant = _Contestant(name, shape)
-            if contestant.missing:
-                print(f"{name}: left out: {contestant.missing}", flush=True)
-            else:
-                processes[name] = contestant
+        race = Race(args, shape)
+        if args.device != "cpu":
+            race.look()
+        race.tune()
+        race.measure_peak()
         try:
-            times = _rounds(processes, args.warmup, args.rounds)
-            peaks = {name: process.peak() for name, process in processes.items()}
+            race.start()
+            race.run()
         finally:
-            for process in processes.values():
-                process.stop()
-    _print_table(args, processes, times, peaks, at_peak)
+            race.stop()
+    race.print_table()
+    if race.failed:
+        raise SystemExit(1)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -97,11 +105,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--experiment", help="its model instead of a llama of these sizes")
     parser.add_argument("--device", choices=sorted(_SIZES), default="cpu")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help=f"default: {_per_device(_ROUNDS)}")
+    parser.add_argument("--warmup", type=int, help=f"default: {_per_device(_WARMUP)}")
+    parser.add_argument("--steps", type=int, help=f"of a turn; default: {_per_device(_STEPS)}")
+    parser.add_argument(
+        "--seconds", type=float, help=f"for all of it; default: {_per_device(_SECONDS)}"
+    )
     for name in _SIZES["cpu"]:
-        sizes = ", ".join(f"{device}: {known[name]}" for device, known in _SIZES.items())
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"default: {sizes}")
+        known = _per_device({device: sizes[name] for device, sizes in _SIZES.items()})
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"default: {known}")
     parser.add_argument("--bf16", action="store_true", help="else float32; a GPU always")
     parser.add_argument(
         "--only",
@@ -115,12 +127,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
     args = parser.parse_args(argv)
-    for name, size in _SIZES[args.device].items():
+    defaults = _SIZES[args.device] | {
+        "rounds": _ROUNDS[args.device],
+        "warmup": _WARMUP[args.device],
+        "steps": _STEPS[args.device],
+        "seconds": _SECONDS[args.device],
+    }
+    for name, value in defaults.items():
         if getattr(args, name) is None:
-            setattr(args, name, size)
+            setattr(args, name, value)
     args.bf16 |= args.device != "cpu"
     args.only = args.only or [name for name in CONTESTANTS if name not in _LEFT_OUT[args.device]]
     return args
+
+
+def _per_device(values: dict[str, Any]) -> str:
+    return ", ".join(f"{device}: {value}" for device, value in values.items())
 
 
 def _names(text: str) -> list[str]:
@@ -135,156 +157,225 @@ def _environment(args: argparse.Namespace) -> dict[str, str]:
     from primus.launch import platform_environment, thread_environment
 
     environment = thread_environment(1) | {"TOKENIZERS_PARALLELISM": "false"}
+    if args.device != "cpu":
+        # Compiling is not timed, and takes most of the time of all of it.
+        threads = max(1, (os.cpu_count() or 1) // 4)
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
     return environment if args.plain_malloc else environment | platform_environment(args.device)
 
 
-class _Contestant:
-    """A process that takes one step whenever it is told to."""
+class Race:
+    """The contestants that take part, and what was measured of them.
 
-    def __init__(self, name: str, shape: dict[str, Any]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, shape), daemon=True)
-        with _variables(environment(shape, name)):
-            self._process.start()
-        theirs.close()
-        answer = self._pipe.recv()
-        self.missing: str = answer if isinstance(answer, str) else ""
-        self.about: dict[str, Any] = {} if self.missing else answer
+    Attributes:
+        failed: those that are out, or what could not be measured, and why.
+    """
 
-    def step(self) -> tuple[float, float]:
-        """Processor seconds of one step, and its loss."""
-        answer: tuple[float, float] = self._ask("step")
-        return answer
+    def __init__(self, args: argparse.Namespace, shape: dict[str, Any]) -> None:
+        self._args, self._shape = args, shape
+        self._deadline = time.monotonic() + args.seconds
+        self._names = [OURS, *(name for name in args.only if name != OURS)]
+        self._processes: dict[str, Contestant] = {}
+        self._times: dict[str, list[tuple[float, float]]] = {}
+        self._peaks: dict[str, float] = {}
+        self._served: dict[str, Any] = {}
+        self._flops, self._peak_flops, self._parameters = math.nan, math.nan, 0
+        self.failed: dict[str, str] = {}
 
-    def forget_peak(self) -> None:
-        """Take the peak of memory from now on."""
-        self._ask("forget")
+    def look(self) -> None:
+        """See that everything is there, before anything long begins.
 
-    def peak(self) -> float:
-        """Most memory of the process, MiB."""
-        return float(self._ask("peak"))
+        Raises:
+            SystemExit: something is missing; status 2.
+        """
+        found, missing = in_a_process(look, self._shape, self._names)
+        _say(*found, *(f"error: {line}" for line in missing))
+        if missing:
+            raise SystemExit(2)
 
-    def _ask(self, what: str) -> Any:
-        self._pipe.send(what)
-        return self._pipe.recv()
+    def tune(self) -> None:
+        """Record and tune our products; on a GPU that cannot, those that need it are left out."""
+        needs = [name for name in self._names if name in _NEED_TUNING]
+        if not needs:
+            return
+        try:
+            _say(in_a_process(tune, self._shape))
+        except Exception as error:
+            if self._args.device == "cpu":
+                raise
+            for name in needs:
+                self._out(name, f"nothing is tuned: {_line(error)}")
+
+    def measure_peak(self) -> None:
+        """Measure torch.mm, with nothing else on the device."""
+        try:
+            self._flops, self._peak_flops = in_a_process(at_peak, self._shape)
+        except Exception as error:
+            if self._args.device == "cpu":
+                raise
+            self._out("the peak of torch.mm", _line(error))
+
+    def start(self) -> None:
+        """Start all: ours first, whose weights the others read; on a GPU the others together."""
+        self._start([OURS])
+        if OURS in self._processes:
+            self._parameters = self._processes[OURS].about["parameters"]
+        others = [name for name in self._names if name != OURS]
+        for group in [others] if self._args.device != "cpu" else [[name] for name in others]:
+            self._start(group)
+
+    def _start(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._processes[name] = Contestant(name, self._shape, self._deadline)
+        for name in names:
+            try:
+                self._processes[name].wait()
+            except Unavailable as error:
+                _say(f"{name}: left out: {error}")
+                self._processes.pop(name).stop()
+            except Failed as error:
+                self._out(name, str(error))
+
+    def run(self) -> None:
+        """Warm up, then the rounds; a contestant that fails is out."""
+        args = self._args
+        if args.device != "cpu":
+            self._warm_up_together()
+        for number in range(args.warmup + args.rounds):
+            late = time.monotonic() > self._deadline
+            if late and number >= args.warmup:
+                _say(f"{args.seconds:g} s are over after {number - args.warmup} rounds")
+                break
+            order = list(self._processes)
+            if not order:
+                break
+            for name in order[number % len(order) :] + order[: number % len(order)]:
+                self._turn(name, forget=number == args.warmup, steps=args.steps)
+            if number >= args.warmup and args.device != "cpu":
+                _say(f"round {number - args.warmup + 1}: {self._last_turns()}")
+                self._write()
+        for name in list(self._processes):
+            self._ask_at_the_end(name)
+
+    def _warm_up_together(self) -> None:
+        started = time.monotonic()
+        for process in self._processes.values():
+            process.begin(1)
+        for name in list(self._processes):
+            try:
+                _, loss = self._processes[name].end()
+            except Failed as error:
+                self._out(name, str(error))
+                continue
+            self._times[name] = [(math.nan, loss)]
+            shown = "" if name in _PRODUCTS else f", loss {loss:.5f}"
+            _say(f"{name}: ready {time.monotonic() - started:.0f} s after the start{shown}")
+
+    def _turn(self, name: str, *, forget: bool, steps: int) -> None:
+        process = self._processes[name]
+        try:
+            if forget:
+                process.ask("forget")
+            process.begin(steps)
+            self._times.setdefault(name, []).append(process.end())
+        except (Failed, OSError) as error:
+            self._out(name, str(error))
+
+    def _ask_at_the_end(self, name: str) -> None:
+        try:
+            self._peaks[name] = self._processes[name].ask("peak")
+            self._served[name] = self._processes[name].ask("served")
+        except (Failed, OSError) as error:
+            self._out(name, str(error))
+
+    def _out(self, name: str, why: str) -> None:
+        """It takes no part any longer."""
+        _say(f"{name}: failed: {why}")
+        self.failed[name] = why
+        self._names = [one for one in self._names if one != name]
+        self._times.pop(name, None)
+        if name in self._processes:
+            self._processes.pop(name).stop()
 
     def stop(self) -> None:
-        """End the process."""
-        self._pipe.send("stop")
-        self._process.join(timeout=10)
-        self._process.kill()
+        """End all processes."""
+        for process in self._processes.values():
+            process.stop()
 
+    def _seconds(self) -> dict[str, list[float]]:
+        """Of the rounds that count; each contestant has one of each."""
+        before = self._args.warmup + (self._args.device != "cpu")
+        return {name: [t for t, _ in rows[before:]] for name, rows in self._times.items()}
 
-def _serve(pipe: Connection, name: str, shape: dict[str, Any]) -> None:
-    import torch
+    def _last_turns(self) -> str:
+        return ", ".join(f"{name} {rows[-1]:.4f}" for name, rows in self._seconds().items())
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    try:
-        step, about = CONTESTANTS[name](shape)
-    except Unavailable as error:
-        pipe.send(str(error))
-        return
-    clock = step_shape.clock(shape)
-    pipe.send(about)
-    while (what := pipe.recv()) != "stop":
-        if what == "step":
-            # The loop prints its line.
-            with contextlib.redirect_stdout(None):
-                started = clock()
-                loss = step()
-                seconds = clock() - started
-            pipe.send((seconds, loss))
-        elif what == "forget":
-            _forget_peak(shape["device"])
-            pipe.send(None)
-        else:
-            pipe.send(_peak(shape["device"]))
-
-
-def _forget_peak(device: str) -> None:
-    import torch
-
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        # proc(5): 5 resets the peak of the resident set.
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak(device: str) -> float:
-    import torch
-
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-@contextlib.contextmanager
-def _variables(variables: dict[str, str]) -> Iterator[None]:
-    """Have processes that start inside begin with these."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _in_a_process(run: Callable[[dict[str, Any]], Any], shape: dict[str, Any]) -> Any:
-    """What `run` returns, of a process that leaves nothing of it in this one."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run, shape).result()
-
-
-def _rounds(
-    processes: dict[str, _Contestant], warmup: int, rounds: int
-) -> dict[str, list[tuple[float, float]]]:
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
-    for number in range(warmup + rounds):
-        order = list(processes)
-        for name in order[number % len(order) :] + order[: number % len(order)]:
-            if number == warmup:
-                processes[name].forget_peak()
-            times[name].append(processes[name].step())
-    return times
-
-
-def _print_table(
-    args: argparse.Namespace,
-    processes: dict[str, _Contestant],
-    times: dict[str, list[tuple[float, float]]],
-    peaks: dict[str, float],
-    seconds_at_peak: float,
-) -> None:
-    parameters = processes[OURS].about["parameters"]
-    tokens = args.seq_length * args.micro_batch_size
-    print(
-        f"{parameters:,} parameters, {tokens} tokens a step "
-        f"({args.micro_batch_size} x {args.seq_length}), {'bf16' if args.bf16 else 'fp32'}, "
-        f"{'one thread' if args.device == 'cpu' else args.device}, median of {args.rounds} "
-        "interleaved rounds\n"
-    )
-    seconds = {name: [t for t, _ in rows[args.warmup :]] for name, rows in times.items()}
-    ours = TUNED if TUNED in seconds else OURS
-    print(f"| contestant | s/step (min, max) | GEMM share | of peak | {ours} is | MiB | loss |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | --- |")
-    for name, values in seconds.items():
-        spread = f"{statistics.median(values):.3f} ({min(values):.3f}, {max(values):.3f})"
-        share = f"{_median_ratio(seconds[BEST], values):.2f}" if BEST in seconds else ""
-        faster = f"{_median_ratio(values, seconds[ours]):.3f}x faster"
-        known = name not in _PRODUCTS
-        loss = f"{times[name][0][1]:.5f}" if known else ""
-        of_peak = f"{seconds_at_peak / statistics.median(values):.2f}" if known else ""
-        print(
-            f"| {name} | {spread} | {share} | {of_peak} | {faster} | {peaks[name]:.0f} | {loss} |"
+    def print_table(self) -> None:
+        """What came of it."""
+        args, seconds = self._args, self._seconds()
+        rounds = min(map(len, seconds.values()), default=0)
+        if rounds == 0:
+            _say("nothing was timed")
+            return
+        tokens = args.seq_length * args.micro_batch_size
+        _say(
+            f"{self._parameters:,} parameters, {tokens} tokens a step "
+            f"({args.micro_batch_size} x {args.seq_length}), {'bf16' if args.bf16 else 'fp32'}, "
+            f"{'one thread' if args.device == 'cpu' else args.device}, median of {rounds} "
+            "interleaved rounds",
+            f"{self._flops / 1e12:.4g} TFLOP a step (6 per weight of a linear layer and token, and "
+            "the causal half of the scores; primus.config.flops), torch.mm reaches "
+            f"{self._peak_flops / 1e12:.4g} TFLOP/s",
+            "",
         )
-    if args.json:
-        content = {"shape": vars(args) | {"json": str(args.json)}, "seconds": seconds}
-        args.json.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        ours = next((name for name in (TUNED, OURS) if name in seconds), next(iter(seconds)))
+        _say(f"| contestant | s/step (min, max) | GEMM share | of peak | {ours} is | MiB | loss |")
+        _say("| --- | --- | ---: | ---: | ---: | ---: | --- |")
+        for name, values in seconds.items():
+            self._print_row(name, values, seconds.get(BEST), seconds[ours])
+        for name, served in self._served.items():
+            if served is not None:
+                told = ", ".join(f"{what} {n}" for what, n in served.items() if n)
+                _say(f"{name}: products by the tuned result: {told or 'none'}")
+        self._write()
+
+    def _print_row(
+        self, name: str, values: list[float], best: list[float] | None, ours: list[float]
+    ) -> None:
+        spread = f"{statistics.median(values):.4f} ({min(values):.4f}, {max(values):.4f})"
+        share = f"{_median_ratio(best, values):.2f}" if best else ""
+        faster = f"{_median_ratio(values, ours):.3f}x faster"
+        known = name not in _PRODUCTS
+        loss = f"{self._times[name][0][1]:.5f}" if known else ""
+        at_peak = self._flops / self._peak_flops
+        of_peak = f"{at_peak / statistics.median(values):.3f}" if known else ""
+        memory = f"{self._peaks.get(name, math.nan):.0f}"
+        _say(f"| {name} | {spread} | {share} | {of_peak} | {faster} | {memory} | {loss} |")
+
+    def _write(self) -> None:
+        if self._args.json is None:
+            return
+        content = {
+            "shape": vars(self._args) | {"json": str(self._args.json)},
+            "seconds": self._seconds(),
+            "losses": {name: rows[0][1] for name, rows in self._times.items()},
+            "peak_mib": self._peaks,
+            "served": self._served,
+            "flops": self._flops,
+            "peak_flops": self._peak_flops,
+            "failed": self.failed,
+        }
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        self._args.json.write_text(text, encoding="utf-8")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:

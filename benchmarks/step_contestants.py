@@ -10,7 +10,7 @@ from benchmarks import step_shape
 from benchmarks.step_peers import PEERS
 from benchmarks.step_shape import Built
 
-_TUNING_SECONDS = 600.0
+_TUNING_SECONDS = {"cpu": 600.0, "cuda": 120.0}
 _BACKENDS = {"cpu": "cpu", "cuda": "cublaslt"}
 
 
@@ -109,14 +109,12 @@ def bare(shape: dict[str, Any], gemm: Any = None) -> Built:
     from safetensors.torch import save_file
 
     model = Model(step_shape.settings(shape), gemm)
-    weights = model.weights()
+    about = {}
     if not step_shape.weights(shape).exists():
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in weights.items()},
-            str(step_shape.weights(shape)),
-        )
+        weights = {name: tensor.contiguous() for name, tensor in model.weights().items()}
+        save_file(weights, str(step_shape.weights(shape)))
+        about = {"parameters": sum(tensor.numel() for tensor in weights.values())}
     batch = batch_of(step_shape.tokens(shape))
-    about = {"parameters": sum(tensor.numel() for tensor in weights.values())}
     return Built(lambda: model.step(batch), about)
 
 
@@ -206,6 +204,7 @@ def _products(shape: dict[str, Any], tuned: bool) -> list[tuple[Callable[[], Any
     from primus.gemm.kernels import KERNELS
     from primus.gemm.operands import make_operands
     from primus.gemm.problem import Problem
+    from primus.trainer.linear import TorchGemm
 
     device = shape["device"]
     # Of other devices a kernel is the library's choice, in the process's environment.
@@ -215,7 +214,8 @@ def _products(shape: dict[str, Any], tuned: bool) -> list[tuple[Callable[[], Any
         kernel = KERNELS[row.candidate if tuned else "default"]
         o = make_operands(Problem.from_json(row.problem), 0, device)
         if o.c is not None:
-            call = _accumulating(kernel.accumulate, o)
+            accumulate = kernel.accumulate if device == "cpu" else TorchGemm().mm_accumulate
+            call = _accumulating(accumulate, o)
         elif tuned:
             call = _plain(kernel.mm, o)
         else:
@@ -280,13 +280,16 @@ def tune(shape: dict[str, Any]) -> str:
     parallel.initialize(settings, timeout_minutes=10)
     recorder = GemmRecorder()
     train_steps(settings, device, 1, lambda: recorder)
+    if device.type == "cuda":
+        # For whoever measures now.
+        torch.cuda.empty_cache()
     output = step_shape.tuned(shape)
     calls = {k: n for k, n in recorder.calls.items() if k[0].batch_count == 1}
     shapes = write_shapes(output.with_name("shapes.jsonl"), calls, source="record", model={})
     wanted = SearchSettings(
         coverage=1.0,
         min_gain=0.02,
-        budget_seconds=_TUNING_SECONDS,
+        budget_seconds=_TUNING_SECONDS[shape["device"]],
         environment=platform_environment(shape["device"]),
     )
     spec = BackendSpec(name=_BACKENDS[shape["device"]], threads=1)
@@ -296,8 +299,8 @@ def tune(shape: dict[str, Any]) -> str:
     return summary(header, rows, result.measured_on, reused=result.reused)
 
 
-def seconds_at_peak(shape: dict[str, Any]) -> float:
-    """Seconds that the model's FLOPs of a step would take at the measured peak of torch.mm."""
+def at_peak(shape: dict[str, Any]) -> tuple[float, float]:
+    """The model's FLOPs of a step, and the measured peak of torch.mm in FLOP/s."""
     import torch
 
     torch.set_num_threads(1)
@@ -307,7 +310,7 @@ def seconds_at_peak(shape: dict[str, Any]) -> float:
     dtype = torch.bfloat16 if shape["bf16"] else torch.float32
     flops = flops_per_token(step_shape.settings(shape))
     tokens = shape["seq_length"] * shape["micro_batch_size"]
-    return float(flops * tokens / (measure_peak(dtype, shape["device"]) * 1e12))
+    return flops * tokens, measure_peak(dtype, shape["device"]) * 1e12
 
 
 OURS, TUNED, LOOP = "primus", "primus tuned", "primus loop"

@@ -164,6 +164,14 @@ def _load_titan(shape: dict[str, Any], model: Any) -> None:
         raise RuntimeError(f"torchtitan's model has other weights: {missing}, {unknown}")
 
 
+# What each must be able to import.
+IMPORTS = {
+    "transformers eager": ("transformers",),
+    "transformers compiled": ("transformers",),
+    "litgpt compiled": ("litgpt", "litgpt.scripts.convert_hf_checkpoint"),
+    "torchtitan compiled": ("torchtitan.models.llama3",),
+}
+
 PEERS: dict[str, Callable[[dict[str, Any]], Built]] = {
     "transformers eager": lambda shape: transformers(shape, compiled=False),
     "transformers compiled": lambda shape: transformers(shape, compiled=True),

@@ -61,6 +61,8 @@ def settings(shape: dict[str, Any], **changes: Any) -> Any:
         "use_distributed_optimizer": False,
         "overlap_grad_reduce": False,
         "log_interval": 1,
+        # Whose products can be recorded, also where transformer-engine is installed.
+        "transformer_impl": "local",
     }
     if shape["experiment"]:
         from primus.config.identity import identities
