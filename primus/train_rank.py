@@ -127,13 +127,31 @@ def import_all(settings: StageSettings) -> Any:
                     "Fix: run where there is one, with a build of torch for it, or set "
                     "hardware: cpu"
                 )
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            _take_device()
         from primus.trainer.platform import install
 
         device = install(settings.platform)
         importlib.import_module("primus.train_setup")
         importlib.import_module("primus.trainer.loop")
     return device
+
+
+def _take_device() -> None:
+    """Use the GPU of this rank's number on its node.
+
+    Raises:
+        UnavailableError: there are fewer GPUs than ranks.
+    """
+    import torch
+
+    number, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= devices:
+        ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        raise UnavailableError(
+            f"nproc_per_node = {ranks}: torch sees {devices} GPUs here. "
+            f"Fix: nproc_per_node: {devices}, or run where there are {ranks}"
+        )
+    torch.cuda.set_device(number)
 
 
 def _stop_requested(held: Lease | None) -> bool:

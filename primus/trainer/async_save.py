@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import distributed
 
 from primus.errors import CheckpointError, PrimusError
@@ -74,8 +75,9 @@ class Saver:
             self._write(taken, started)
         else:
             held_up = time.monotonic() - started
+            device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
             self._flight = threading.Thread(
-                target=self._fly, args=(taken, started, held_up), name="save", daemon=True
+                target=self._fly, args=(device, taken, started, held_up), name="save", daemon=True
             )
             self._flight.start()
         seconds = time.monotonic() - started
@@ -114,7 +116,10 @@ class Saver:
         except PrimusError as error:
             logger.warning("%s", error)
 
-    def _fly(self, taken: Snapshot, started: float, held_up: float) -> None:
+    def _fly(self, device: int | None, taken: Snapshot, started: float, held_up: float) -> None:
+        if device is not None:
+            # A thread begins on the first GPU: all ranks of a node would open it.
+            torch.cuda.set_device(device)
         try:
             self._write(taken, started, held_up)
         except PrimusError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -10,11 +12,14 @@ from megatron.core import parallel_state
 from megatron.core.transformer.attention import SelfAttention
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from primus.config.kept_scores import keeps_scores
 from primus.trainer import attention_blocks
 from primus.trainer.context_parallel import gathered_attention
 from primus.trainer.kernels import split_rotate
+
+logger = logging.getLogger(__name__)
 
 
 def causal_attention(
@@ -45,16 +50,34 @@ def causal_attention(
         keep = blocks == "keep"
         out = attention_blocks.block_attention(query, key, value, scale, keep=keep)
         return out.permute(2, 0, 1, 3)
-    out = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        dropout_p=dropout,
-        is_causal=True,
-        scale=scale,
-        enable_gqa=query.shape[1] > key.shape[1],
-    )
+    how: dict[str, Any] = {
+        "dropout_p": dropout,
+        "is_causal": True,
+        "scale": scale,
+        "enable_gqa": query.shape[1] > key.shape[1],
+    }
+    if query.is_cuda:
+        kind = (query.shape, key.shape, value.shape, query.dtype, torch.is_grad_enabled())
+        _say_if_not_fused(kind, lambda: torch._fused_sdp_choice(query, key, value, **how))
+    out = F.scaled_dot_product_attention(query, key, value, **how)
     return out.permute(2, 0, 1, 3)
+
+
+_asked: set[Any] = set()
+
+
+def _say_if_not_fused(kind: Any, choice: Callable[[], int]) -> None:
+    """Warn, once per kind of operands, where torch has no fused kernel for them."""
+    if kind in _asked:
+        return
+    _asked.add(kind)
+    if choice() == SDPBackend.MATH.value:
+        shapes = ", ".join(str(tuple(shape)) for shape in kind[:3])
+        logger.warning(
+            "attention of %s in %s is not fused on this GPU: slow, and in memory of all scores",
+            shapes,
+            kind[3],
+        )
 
 
 def in_blocks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from primus.artifacts.gemm import TunedHeader, TunedRow
 from primus.errors import ArtifactError, UnavailableError
 from primus.gemm.backends.base import DEFAULT, BackendSpec
 from primus.gemm.backends.cublaslt import CublasltBackend
-from primus.gemm.cublaslt import build
+from primus.gemm.cublaslt import build, tuner
 from primus.gemm.cublaslt.algo_file import (
     FILE_NAME,
     AlgorithmHeader,
@@ -296,6 +297,25 @@ def test_each_measuring_process_has_one_of_the_users_devices(
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         found = [backend.worker_environment(n)["CUDA_VISIBLE_DEVICES"] for n in range(3)]
         assert found == wanted
+
+
+def test_the_library_that_lies_beside_torch_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder of PYTHONPATH, where this environment's own packages are not."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").touch()
+    (tmp_path / "torch/version.py").write_text("cuda = '13.0'\n")
+    library = tmp_path / "nvidia/cu13/lib/libcublasLt.so.13"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    spec = ModuleSpec("torch", None, origin=str(tmp_path / "torch/__init__.py"))
+    monkeypatch.setattr(tuner, "find_spec", {"torch": spec}.get)
+    tuner.find_cublaslt.cache_clear()
+    try:
+        assert tuner.find_cublaslt() == str(library)
+    finally:
+        tuner.find_cublaslt.cache_clear()
 
 
 def compiler(path: Path, script: str) -> Path:

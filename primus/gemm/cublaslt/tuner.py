@@ -134,11 +134,13 @@ def find_cublaslt() -> str:
     folder = Path(torch.origin).parent if torch and torch.origin else None
     cuda = _cuda_of_torch(folder)
     majors = (cuda.partition(".")[0],) if cuda else _MAJORS
-    packages = Path(sysconfig.get_path("purelib"))
+    # Beside torch itself, which may lie elsewhere than what this environment installs.
+    sites = [*([folder.parent] if folder else []), Path(sysconfig.get_path("purelib"))]
     places = [*([folder / "lib"] if folder else []), *_loader_directories()]
     for major in majors:
         name = f"libcublasLt.so.{major}"
-        for path in (*sorted(packages.glob(f"nvidia/*/lib/{name}")), *(p / name for p in places)):
+        wheels = [path for site in sites for path in sorted(site.glob(f"nvidia/*/lib/{name}"))]
+        for path in (*wheels, *(place / name for place in places)):
             if path.exists():
                 return str(path)
     return f"libcublasLt.so.{majors[0]}"

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_trainer_checkpoint import ABOUT, KINDS, Training, full_disk
 
 from primus.errors import CheckpointError
+from primus.trainer import async_save
 from primus.trainer import checkpoint_directory as directory
 from primus.trainer.retention import Retention
 
@@ -74,6 +76,29 @@ def test_the_same_files_and_losses_as_at_once(
     at_once, later = hashes(tmp_path / "False"), hashes(tmp_path / "True")
     assert list(later) == ["iter_0000002", "iter_0000001"]
     assert later == at_once
+
+
+def test_behind_the_training_the_gpu_of_the_rank_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a thread starts with is the first GPU of the node."""
+    used = []
+    training, saves = Training(), saver(tmp_path)
+    training.steps(1)
+    taken = saves._write
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "is_initialized", lambda: True)
+        patched.setattr(torch.cuda, "current_device", lambda: 3)
+        patched.setattr(
+            torch.cuda, "set_device", lambda n: used.append((threading.current_thread().name, n))
+        )
+        patched.setattr(saves, "_write", lambda *args: (used.append("written"), taken(*args)))
+        # What is saved is made before: then the device is a number to nobody.
+        snapshot = async_save.snapshot(training.state, saves._staging)
+        patched.setattr(async_save, "snapshot", lambda *_: snapshot)
+        saves.save(training.state)
+        saves.wait()
+    assert used == [("save", 3), "written"]
 
 
 def test_one_at_a_time_in_the_same_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

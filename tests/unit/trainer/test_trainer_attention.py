@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 from trainer_tiny import tiny
 
 from primus.trainer import parallel
-from primus.trainer.attention import SdpaSelfAttention
+from primus.trainer.attention import SdpaSelfAttention, _say_if_not_fused
 from primus.trainer.model import model_config
 
 pytestmark = [pytest.mark.usefixtures("single_rank", "eager")]
@@ -79,3 +80,19 @@ def test_output_and_gradients_are_those_of_single_heads(qk_layernorm: bool) -> N
     assert ("q_layernorm.weight" in gradients) is qk_layernorm
     for name, parameter in own.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_without_a_fused_kernel_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    asked = []
+
+    def choice(kernel: SDPBackend) -> int:
+        asked.append(kernel)
+        return int(kernel.value)
+
+    fused, plain = ((torch.Size([1, 4, 8, size]),) * 3 + (torch.float16, True) for size in (8, 9))
+    for _ in range(2):
+        _say_if_not_fused(fused, lambda: choice(SDPBackend.FLASH_ATTENTION))
+        _say_if_not_fused(plain, lambda: choice(SDPBackend.MATH))
+    assert asked == [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("attention of (1, 4, 8, 9), (1, 4, 8, 9), (1, 4, 8, 9) in torch.float16")

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from primus.errors import UnavailableError
+from primus.train_rank import _take_device
 from primus.trainer import platform
 
 MODULES = sorted(platform._REWRITTEN)
@@ -160,3 +162,16 @@ def test_installing_twice_changes_nothing() -> None:
     finders = list(sys.meta_path)
     assert platform.install("cpu") == torch.device("cpu")
     assert sys.meta_path == finders
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UnavailableError, match=r"nproc_per_node = 8: torch sees 1 GPUs here\. Fix"):
+        _take_device()
+    used: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    _take_device()
+    assert used == [1]
