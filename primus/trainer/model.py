@@ -68,7 +68,11 @@ class TrainedGPTModel(GPTModel):
 
 
 class LocalGPTModel(TrainedGPTModel):
-    """GPTModel whose output layer and loss use our GEMMs and kernels."""
+    """GPTModel whose output layer and loss use our GEMMs and kernels.
+
+    Also around transformer-engine's layers, which have neither: upstream takes the loss in several
+    float32 copies of the logits, and adds the gradient of the weights apart.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,6 +143,7 @@ def model_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConf
     return ModelConfig(
         **_latent_attention(settings),
         **_experts(settings),
+        **_fusions(settings),
         gemm=gemm or TorchGemm(),
         num_layers=settings.num_layers,
         hidden_size=settings.hidden_size,
@@ -185,6 +190,23 @@ def model_config(settings: StageSettings, gemm: Gemm | None = None) -> ModelConf
         mtp_num_layers=settings.mtp_num_layers,
         mtp_loss_scaling_factor=settings.mtp_loss_scaling_factor,
     )
+
+
+def _fusions(settings: StageSettings) -> dict[str, Any]:
+    """One kernel each for activation and rotation, around transformer-engine's layers.
+
+    Ours have their own, and look at neither.
+    """
+    if not use_transformer_engine(settings):
+        return {}
+    from megatron.core.models.common.embeddings import rope_utils
+
+    # Upstream's for latent attention is experimental, and for yarn only.
+    rotates = rope_utils.fused_apply_rotary_pos_emb is not None
+    return {
+        "bias_activation_fusion": settings.swiglu,
+        "apply_rope_fusion": rotates and not settings.multi_latent_attention,
+    }
 
 
 def _latent_attention(settings: StageSettings) -> dict[str, Any]:
@@ -257,15 +279,14 @@ def build_model(
         vp_stage: which of this rank's chunks under the interleaved schedule.
         layers: local layers instead of all that the chunk has, for a trace.
     """
-    if use_transformer_engine(settings):
+    engine = use_transformer_engine(settings)
+    if engine:
         spec, mtp = _transformer_engine_specs(config, vp_stage)
-        model_class = TrainedGPTModel
     else:
         recompute_without_transformer_engine()
         spec = layers or block_spec(config, vp_stage)
         mtp = mtp_spec(config, vp_stage)
-        model_class = LocalGPTModel
-    model = model_class(
+    model = LocalGPTModel(
         config=config,
         transformer_layer_spec=spec,
         mtp_block_spec=mtp,
@@ -282,6 +303,11 @@ def build_model(
         vp_stage=vp_stage,
     )
     model.real_vocab_size = settings.vocab_size
+    if engine and not settings.use_torch_fsdp2:
+        # Told in the configuration, upstream's own layers would ask for apex.
+        for module in model.modules():
+            if hasattr(module, "fuse_wgrad_accumulation"):
+                module.fuse_wgrad_accumulation = True
     return model
 
 

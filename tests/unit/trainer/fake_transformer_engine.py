@@ -48,6 +48,7 @@ class Linear(_Layer):
 
     def build(self, *, in_features: int, out_features: int, **rest: Any) -> None:
         self.use_bias, self.parallel_mode = rest.get("bias", True), rest.get("parallel_mode")
+        self.fuse_wgrad_accumulation = rest["fuse_wgrad_accumulation"]
         shape = (out_features, in_features)
         self.weight = nn.Parameter(torch.empty(shape, dtype=rest["params_dtype"]))
 
@@ -63,6 +64,7 @@ class GroupedLinear(_Layer):
 
     def build(self, *, num_gemms: int, in_features: int, out_features: int, **rest: Any) -> None:
         self.num_gemms, self.use_bias = num_gemms, rest.get("bias", True)
+        self.fuse_wgrad_accumulation = rest["fuse_wgrad_accumulation"]
         for number in range(num_gemms):
             weight = torch.empty(out_features, in_features, dtype=rest["params_dtype"])
             self.register_parameter(f"weight{number}", nn.Parameter(weight))
@@ -175,6 +177,7 @@ def _model(settings: Any) -> dict[str, Any]:
     calls.clear()
     config = model_config(settings)
     chunk: Any = parallel.build_chunks(settings, config)[0]
+    fused = [getattr(module, "fuse_wgrad_accumulation", None) for module in chunk.modules()]
     state = chunk.sharded_state_dict(metadata=ensure_metadata_has_dp_cp_group(None))
     parts = [part for part in _parts(state) if part.data.numel()]
     return {
@@ -183,6 +186,9 @@ def _model(settings: Any) -> dict[str, Any]:
         "tensors": {part.key: list(part.global_shape) for part in parts},
         "sums": {f"{part.key}{part.global_offset}": float(part.data.sum()) for part in parts},
         "grouped": config.moe_grouped_gemm,
+        "adds": [told for told in fused if told is not None],
+        "fusions": [config.bias_activation_fusion, config.apply_rope_fusion],
+        "output layer": type(chunk.module.output_layer).__module__,
     }
 
 

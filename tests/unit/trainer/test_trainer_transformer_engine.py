@@ -69,6 +69,21 @@ def test_a_llama_layer(seen: dict[str, Any]) -> None:
     assert attention["attn_mask_type"] == "causal"
 
 
+def test_its_layers_add_weight_gradients_and_fuse_what_lies_between(seen: dict[str, Any]) -> None:
+    """The rotation only where the library has a kernel for it, which the fake has not."""
+    settings, models = tiny(**GPU), seen["models"]
+    assert models["llama auto"]["adds"] == [True] * 4 * settings.num_layers
+    assert len(models["v3 auto"]["adds"]) > 4
+    assert all(models["v3 auto"]["adds"])
+    assert models["llama auto"]["fusions"] == models["v3 auto"]["fusions"] == [True, False]
+    assert models["llama local"]["adds"] == []
+    assert models["llama local"]["fusions"] == [False, False]
+
+
+def test_the_output_layer_is_ours(seen: dict[str, Any]) -> None:
+    assert {m["output layer"] for m in seen["models"].values()} == {"primus.trainer.linear"}
+
+
 def test_deepseek_v3_has_grouped_gemms_and_two_sizes_of_heads(seen: dict[str, Any]) -> None:
     experts = layers(seen, "v3 auto", "TEColumnParallelGroupedLinear")
     # One layer with experts, and that of multi-token prediction.
