@@ -11,6 +11,8 @@ Zhao et al., PyTorch FSDP, arXiv:2304.11277.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,7 +36,10 @@ from torch.distributed.tensor import DTensor
 from primus.config.frozen import StageSettings
 from primus.trainer.initialize import draw_weights
 
+logger = logging.getLogger(__name__)
+
 _ROWS = 0
+_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
 
 
 @contextmanager
@@ -63,6 +68,7 @@ class FullyShardedDataParallel(_BaseDataParallel):
         super().__init__(config=config, module=module)
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
         device = torch.device(torch.cuda.current_device())
+        _say_if_gathering_waits(device)
         marks = {name: dict(vars(p)) for name, p in module.named_parameters()}
         # The share that the optimizer updates; `param_dtype` is what the layers compute in.
         module.float()
@@ -104,6 +110,17 @@ class FullyShardedDataParallel(_BaseDataParallel):
         for _, own in self.shards.pairs():
             if own.main_grad is not None:
                 own.main_grad.mul_(scaling_factor)
+
+
+def _say_if_gathering_waits(device: torch.device) -> None:
+    # Other layouts want one queue; upstream's arguments refuse it with FSDP2.
+    if device.type != "cpu" and os.environ.get(_QUEUES) == "1":
+        logger.warning(
+            "%s = 1: with use_torch_fsdp2 gathering does not overlap with computing. "
+            'Fix: env: {%s: "8"}',
+            _QUEUES,
+            _QUEUES,
+        )
 
 
 def _shard(module: nn.Module, config: Any, options: dict[str, Any]) -> None:

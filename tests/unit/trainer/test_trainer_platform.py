@@ -16,6 +16,7 @@ import torch
 from primus.errors import UnavailableError
 from primus.train_rank import _take_device
 from primus.trainer import platform
+from primus.trainer.fully_sharded import _say_if_gathering_waits
 
 MODULES = sorted(platform._REWRITTEN)
 
@@ -175,3 +176,18 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "set_device", used.append)
     _take_device()
     assert used == [1]
+
+
+@pytest.mark.parametrize(
+    ("device", "queues", "said"), [("cuda", "1", 1), ("cuda", "8", 0), ("cpu", "1", 0)]
+)
+def test_one_queue_for_weights_that_are_gathered_is_said(
+    device: str,
+    queues: str,
+    said: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", queues)
+    _say_if_gathering_waits(torch.device(device))
+    assert [record.message.count("use_torch_fsdp2") for record in caplog.records] == [1] * said
