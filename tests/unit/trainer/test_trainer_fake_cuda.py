@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_cuda import compile_library
 from trainer_tiny import REPOSITORY
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has a CUDA of its own"),
+]
 
 # The loss, which is logged, and the norm by which gradients are clipped.
 LOSS, NORM = "copy from cuda to cpu in micro_batch_losses", "item of cuda in get_grad_norm_fp32"
