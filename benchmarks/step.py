@@ -52,10 +52,11 @@ _PRODUCTS = (GEMM, BEST)
 _NEED_TUNING = (TUNED, LOOP, *_PRODUCTS)
 _SIZES = {
     "cpu": step_shape.SMALL,
+    # Three layers of llama3_8B: the more smaller ones, the more of a step is the host's.
     "cuda": {
-        "num_layers": 12,
-        "hidden_size": 2048,
-        "ffn_hidden_size": 8192,
+        "num_layers": 3,
+        "hidden_size": 4096,
+        "ffn_hidden_size": 14336,
         "num_attention_heads": 32,
         "num_query_groups": 8,
         "vocab_size": 32000,
