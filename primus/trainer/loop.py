@@ -90,9 +90,10 @@ def _num_microbatches(settings: StageSettings) -> int:
 
 
 def _sum_over_ranks(values: Tensor) -> list[float]:
-    values = values.to(torch.cuda.current_device())
-    distributed.all_reduce(values)
-    return [float(value) for value in values.cpu()]
+    if distributed.get_world_size() > 1:
+        values = values.to(torch.cuda.current_device())
+        distributed.all_reduce(values)
+    return values.tolist()
 
 
 @dataclass
