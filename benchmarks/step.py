@@ -7,7 +7,8 @@ and whose last ends with an idle device; what compiles does so before, all conte
 "GEMM share" is the time of nothing but the step's matrix products, of exactly the recorded shapes
 and by the best kernels found, over the time of the step: 1 is the limit. "of peak" is the model's
 FLOPs (`primus.config.flops`) over the time of the step and the measured peak of torch.mm. Memory is
-that of the whole process after the first steps; on a GPU what torch has allocated there.
+that of the whole process after the first steps; on a GPU what torch has allocated there. "lean" is
+ours with attention's scores computed twice instead of kept.
 A contestant that fails is left out, and the status is 1; figures come as they are measured.
 On a CPU peers that are not installed are left out (`benchmarks/requirements.txt`); on a GPU that
 ends it at once. Run from the repository:
@@ -39,6 +40,7 @@ from benchmarks.step_contestants import (
     BEST,
     CONTESTANTS,
     GEMM,
+    LEAN,
     LOOP,
     OURS,
     TUNED,
@@ -49,7 +51,7 @@ from benchmarks.step_process import Contestant, Failed, in_a_process
 from benchmarks.step_shape import Unavailable
 
 _PRODUCTS = (GEMM, BEST)
-_NEED_TUNING = (TUNED, LOOP, *_PRODUCTS)
+_NEED_TUNING = (TUNED, LEAN, LOOP, *_PRODUCTS)
 _SIZES = {
     "cpu": step_shape.SMALL,
     # Three layers of llama3_8B: the more smaller ones, the more of a step is the host's.
@@ -65,7 +67,7 @@ _SIZES = {
     },
 }
 # All are in memory at once: five that train take about 110 GB of a GPU.
-_LEFT_OUT = {"cpu": {LOOP}, "cuda": {LOOP, "transformers eager"}}
+_LEFT_OUT = {"cpu": {LOOP}, "cuda": {LEAN, LOOP, "transformers eager"}}
 _ROUNDS = {"cpu": 9, "cuda": 15}
 # Before those: what has compiled may compile once more, and memory settles.
 _WARMUP = {"cpu": 2, "cuda": 3}

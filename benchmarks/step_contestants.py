@@ -104,11 +104,11 @@ def batch_of(tokens: Any) -> dict[str, Any]:
     }
 
 
-def bare(shape: dict[str, Any], gemm: Any = None) -> Built:
+def bare(shape: dict[str, Any], gemm: Any = None, **changes: Any) -> Built:
     """Our model in a loop of a few lines; it also leaves its initial weights for the others."""
     from safetensors.torch import save_file
 
-    model = Model(step_shape.settings(shape), gemm)
+    model = Model(step_shape.settings(shape, **changes), gemm)
     about = {}
     if not step_shape.weights(shape).exists():
         weights = {name: tensor.contiguous() for name, tensor in model.weights().items()}
@@ -178,6 +178,12 @@ def tuned(shape: dict[str, Any]) -> Built:
     return bare(shape, _dispatcher(shape))
 
 
+def tuned_lean(shape: dict[str, Any]) -> Built:
+    """As `tuned`; attention keeps no scores, as in the peers, and computes them twice."""
+    changes = {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return bare(shape, _dispatcher(shape), **changes)
+
+
 def _dispatcher(shape: dict[str, Any]) -> Any:
     if shape["device"] != "cpu":
         # The library itself applies the result: `environment`.
@@ -190,7 +196,7 @@ def _dispatcher(shape: dict[str, Any]) -> Any:
 
 def environment(shape: dict[str, Any], name: str) -> dict[str, str]:
     """Variables with which a contestant's process starts, besides those of all."""
-    if shape["device"] == "cpu" or name not in (TUNED, LOOP, BEST):
+    if shape["device"] == "cpu" or name not in (TUNED, LEAN, LOOP, BEST):
         return {}
     from primus.gemm.applied import activate
 
@@ -314,11 +320,13 @@ def at_peak(shape: dict[str, Any]) -> tuple[float, float]:
 
 
 OURS, TUNED, LOOP = "primus", "primus tuned", "primus loop"
+LEAN = "primus tuned lean"
 GEMM, BEST = "gemm only", "best gemm only"
 
 CONTESTANTS: dict[str, Callable[[dict[str, Any]], Built]] = {
     OURS: bare,
     TUNED: tuned,
+    LEAN: tuned_lean,
     LOOP: with_loop,
     **PEERS,
     GEMM: lambda shape: products(shape, best=False),
