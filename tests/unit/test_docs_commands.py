@@ -41,6 +41,7 @@ MADE = [one for one in COMMANDS if one.words[0] == "make"]
 NOT_RUN = {
     "source .venv/bin/activate": "an environment of its own, which the tests run in already",
     "python -m pip install": "needs a package index",
+    "python -m pip download": "as above",
     "docker build": "needs a container runtime and a base image of many GiB",
     "docker save": "as above",
     "apptainer build": "as above",

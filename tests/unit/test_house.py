@@ -251,6 +251,13 @@ def test_the_lock_holds_every_dependency_and_no_gpu_library() -> None:
     assert not [n for n in shared if locked("lock.txt")[n] != locked("lock-dev.txt")[n]]
 
 
+def test_what_is_carried_to_a_gpu_has_the_locked_versions() -> None:
+    text = (ROOT / "benchmarks/carried.txt").read_text(encoding="utf-8")
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
+    assert "megatron-core" in pins
+    assert pins.items() <= locked("lock.txt").items()
+
+
 def test_the_locks_have_hashes_and_name_no_place() -> None:
     for path in (ROOT / "requirements").glob("lock*.txt"):
         text = path.read_text()
