@@ -29,9 +29,10 @@ include: "rules/sweep.smk"
 for kind, experiment in TARGETS:
 
     rule:
-        f"""{MEANING[kind]} {experiment}"""
         name:
             f"{kind}_{experiment}"
         default_target: (kind, experiment) == DEFAULT_TARGET
         input:
             wanted(kind, experiment),
+
+    describe(f"{kind}_{experiment}", f"{MEANING[kind]} {experiment}")

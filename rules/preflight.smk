@@ -6,7 +6,6 @@
 for name in EXPERIMENTS:
 
     rule:
-        f"""{MEANING["preflight"]} {name}"""
         name:
             f"preflight_{name}"
         input:
@@ -24,3 +23,5 @@ for name in EXPERIMENTS:
             "python -u -m primus.preflight --settings {input.settings:q} "
             "--options {params.options:q} --run {params.run:q} --output {params.output:q} "
             "2>&1 | tee -i {log:q}"
+
+    describe(f"preflight_{name}", f"{MEANING['preflight']} {name}")

@@ -6,11 +6,12 @@
 for name in pipeline.mentioned(sys.argv, SWEEPS):
 
     rule:
-        f"""train every point of {name}, and report on them"""
         name:
             f"sweep_{name}"
         input:
             points_of(name),
+
+    describe(f"sweep_{name}", f"train every point of {name}, and report on them")
 
 
 rule sweep:

@@ -230,6 +230,15 @@ def test_an_import_that_nobody_asked_for_is_seen() -> None:
     assert undeclared(names, project) == ["yaml"]
 
 
+def test_no_rule_has_an_f_string_as_its_docstring() -> None:
+    """From Python 3.12 on Snakemake does not parse it, and the tests run on 3.11 alone."""
+    files = [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]
+    assert len(files) > 10
+    begins = re.compile(r"""^\s*(rule|checkpoint)\b.*:\n\s*r?f["']""", re.MULTILINE)
+    assert [path.name for path in files if begins.search(path.read_text())] == []
+    assert begins.search('    rule:\n        f"""train {name}"""\n')
+
+
 def locked(name: str) -> dict[str, str]:
     """Version of each package in a lock file."""
     text = (ROOT / "requirements" / name).read_text()
