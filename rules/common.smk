@@ -84,7 +84,7 @@ TARGETS = [(kind, name) for name in EXPERIMENTS for kind in pipeline.TARGETS]
 
 
 def describe(rule, meaning):
-    """Give a rule its text in --list-rules: from Python 3.12 on no f-string parses as a docstring."""
+    """What --list-rules says; from Python 3.12 on no f-string parses as a docstring."""
     workflow.get_rule(rule).docstring = meaning
 
 
