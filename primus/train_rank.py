@@ -23,6 +23,7 @@ from primus.errors import PrimusError, TrainingError, UnavailableError, UserErro
 from primus.hidden import hide
 from primus.launch import end_with_parent, queue_times
 from primus.quick_imports import quick_imports
+from primus.ranks.gpu import take_gpu
 from primus.ranks.parent import agent_is_gone
 from primus.ranks.progress import Reporter, give_stacks_when_asked
 from primus.ranks.screen import on_screen
@@ -137,21 +138,13 @@ def import_all(settings: StageSettings) -> Any:
 
 
 def _take_device() -> None:
-    """Use the GPU of this rank's number on its node.
-
-    Raises:
-        UnavailableError: there are fewer GPUs than ranks.
-    """
-    import torch
-
-    number, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if number >= devices:
-        ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-        raise UnavailableError(
-            f"nproc_per_node = {ranks}: torch sees {devices} GPUs here. "
-            f"Fix: nproc_per_node: {devices}, or run where there are {ranks}"
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    take_gpu(
+        lambda gpus: (
+            f"nproc_per_node = {ranks}: torch sees {gpus} GPUs here. "
+            f"Fix: nproc_per_node: {gpus}, or run where there are {ranks}"
         )
-    torch.cuda.set_device(number)
+    )
 
 
 def _stop_requested(held: Lease | None) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from primus.config.frozen import StageSettings
-from primus.errors import UnavailableError, run_main
+from primus.errors import run_main
+from primus.ranks.gpu import take_gpu
 
 _LOG_FILE = "HIPBLASLT_LOG_FILE"
 
@@ -88,14 +89,13 @@ def take_device(platform: str) -> None:
         return
     import torch
 
-    number, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if number >= devices:
-        ranks = os.environ.get("WORLD_SIZE", "1")
-        raise UnavailableError(
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    take_gpu(
+        lambda gpus: (
             f"platform = {platform}: a copy of the model takes {ranks} ranks, torch "
-            f"{torch.__version__} sees {devices} GPUs here. Fix: gemm_tuning.shapes: trace"
+            f"{torch.__version__} sees {gpus} GPUs here. Fix: gemm_tuning.shapes: trace"
         )
-    torch.cuda.set_device(number)
+    )
 
 
 if __name__ == "__main__":
