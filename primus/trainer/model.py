@@ -48,7 +48,17 @@ class ModelConfig(MLATransformerConfig):
 
 
 class TrainedGPTModel(GPTModel):
-    """GPTModel that predicts further tokens only while it learns to."""
+    """GPTModel with our output layer and loss; it predicts further tokens only while it learns to.
+
+    Also around transformer-engine's layers, which have neither: upstream takes the loss in several
+    float32 copies of the logits, and adds the gradient of the weights apart.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.post_process:
+            # GPTModel names the class of its output layer itself; the state stays the same.
+            self.output_layer.__class__ = ColumnParallelLinear
 
     def _postprocess(self, hidden_states: Tensor, labels: Tensor | None, **rest: Any) -> Tensor:
         # Upstream does so in validation too, and has no logits to give without labels.
@@ -64,21 +74,7 @@ class TrainedGPTModel(GPTModel):
         )
         if labels is None:
             return logits.transpose(0, 1).contiguous()  # type: ignore[no-any-return]
-        return self.compute_language_model_loss(labels, logits)  # type: ignore[no-any-return]
-
-
-class LocalGPTModel(TrainedGPTModel):
-    """GPTModel whose output layer and loss use our GEMMs and kernels.
-
-    Also around transformer-engine's layers, which have neither: upstream takes the loss in several
-    float32 copies of the logits, and adds the gradient of the weights apart.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.post_process:
-            # GPTModel names the class of its output layer itself; the state stays the same.
-            self.output_layer.__class__ = ColumnParallelLinear
+        return self.compute_language_model_loss(labels, logits)
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Cross entropy (b, s) in float32 from logits (s, b, vocabulary of this rank).
@@ -286,7 +282,7 @@ def build_model(
         recompute_without_transformer_engine()
         spec = layers or block_spec(config, vp_stage)
         mtp = mtp_spec(config, vp_stage)
-    model = LocalGPTModel(
+    model = TrainedGPTModel(
         config=config,
         transformer_layer_spec=spec,
         mtp_block_spec=mtp,
