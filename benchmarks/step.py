@@ -90,11 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             race.look()
         race.tune()
         race.measure_peak()
-        try:
-            race.start()
-            race.run()
-        finally:
-            race.stop()
+        race.run()
     race.print_table()
     if race.failed:
         raise SystemExit(1)
@@ -218,8 +214,17 @@ class Race:
                 raise
             self._out("the peak of torch.mm", _line(error))
 
-    def start(self) -> None:
-        """Start all: ours first, whose weights the others read; on a GPU the others together."""
+    def run(self) -> None:
+        """Start all, have them take their turns, and end all."""
+        try:
+            self._start_all()
+            self._take_turns()
+        finally:
+            for process in self._processes.values():
+                process.stop()
+
+    def _start_all(self) -> None:
+        """Ours first, whose weights the others read; on a GPU the others together."""
         self._start([OURS])
         if OURS in self._processes:
             self._parameters = self._processes[OURS].about["parameters"]
@@ -239,7 +244,7 @@ class Race:
             except Failed as error:
                 self._out(name, str(error))
 
-    def run(self) -> None:
+    def _take_turns(self) -> None:
         """Warm up, then the rounds; a contestant that fails is out."""
         args = self._args
         if args.device != "cpu":
@@ -299,11 +304,6 @@ class Race:
         self._times.pop(name, None)
         if name in self._processes:
             self._processes.pop(name).stop()
-
-    def stop(self) -> None:
-        """End all processes."""
-        for process in self._processes.values():
-            process.stop()
 
     def _seconds(self) -> dict[str, list[float]]:
         """Of the rounds that count; each contestant has one of each."""

@@ -130,11 +130,7 @@ def test_contestants_that_start_together_take_turns_of_several_steps(
     shape = {name.replace("-", "_"): size for name, size in SHAPE.items()}
     shape |= {"micro_batch_size": 1, "bf16": False, "experiment": None, "device": "cpu"}
     race = Race(args, {**shape, "scratch": str(tmp_path)})
-    try:
-        race.start()
-        race.run()
-    finally:
-        race.stop()
+    race.run()
     race.print_table()
     said = capsys.readouterr().out
     losses = set(re.findall(r": ready \d+ s after the start, loss (\S+)", said))
